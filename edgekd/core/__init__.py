@@ -1,0 +1,1 @@
+"""What every room stands on: contracts, records, parts, configuration, the run folder. Imports no torch."""

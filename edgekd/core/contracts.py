@@ -1,0 +1,324 @@
+"""What each kind of part promises. A part inherits from one of these and adds its options as fields.
+
+Axes: B batch, C channels, H height, W width, D feature width, K classes, N images.
+Images are RGB in [0, 1] everywhere outside a model; every model normalises for itself.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+
+from edgekd.core.parts import Part
+from edgekd.core.records import (
+    Artifact,
+    DataFacts,
+    DeviceFacts,
+    Finding,
+    InputContract,
+    Report,
+    TensorSpec,
+    Verdict,
+    WorkerSamples,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import nn
+
+UNKNOWN_LABEL = -1
+
+
+# ---------------------------------------------------------------------------------------------------------------- images
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One image of a source: a stable id (path relative to the source's root, `/` between parts), its label, its bytes.
+
+    `label` is the class index or `UNKNOWN_LABEL`. `locator` is what the source needs to find the pixels again.
+    """
+
+    id: str
+    label: int
+    locator: Any
+
+
+class ImageSet(Protocol):
+    """Images in a fixed order. Instances are picklable and cheap to copy to data workers."""
+
+    samples: Sequence[Sample]
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        ...
+
+    def load(self, index: int) -> "np.ndarray[Any, Any]":
+        """Return image `index` as uint8 RGB HWC, EXIF rotation applied."""
+        ...
+
+
+class Source(Part):
+    """Where images and labels come from. Listing, checking and splitting happen on first use and are then remembered."""
+
+    def train(self) -> ImageSet:
+        """Return the labelled training images."""
+        raise NotImplementedError
+
+    def unlabelled(self) -> ImageSet:
+        """Return the training images whose labels are unknown or were hidden; may be empty."""
+        raise NotImplementedError
+
+    def val(self) -> ImageSet:
+        """Return the labelled images that no training step ever sees."""
+        raise NotImplementedError
+
+    def calibration(self, n: int) -> ImageSet:
+        """Return `n` seeded training images (labels unused)."""
+        raise NotImplementedError
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the class names in index order."""
+        raise NotImplementedError
+
+    def digest(self) -> str:
+        """Return the sha256 over ids, labels, split and image bytes: it changes when, and only when, those do."""
+        raise NotImplementedError
+
+    def facts(self) -> DataFacts:
+        """Return the record of what this source holds, quarantined images included."""
+        raise NotImplementedError
+
+
+# -------------------------------------------------------------------------------------------------------------- learning
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a method asks for before training: taps of the student and of every teacher, labels, number of teachers."""
+
+    student_taps: tuple[str, ...] = ()
+    teacher_taps: tuple[str, ...] = ()
+    labels: bool = False
+    teachers: bool = True
+    only_labelled_images: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSpec:
+    """The widths of a model's taps: tap name -> shape without the batch axis."""
+
+    name: str
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(kw_only=True)
+class Batch:
+    """What the loop hands to a method; `label_B` is -1 where unknown.
+
+    With mixup, image i was blended as `mix * image[i] + (1 - mix) * image[partner_B[i]]`; else mix is 1.
+    """
+
+    image_BCHW: "torch.Tensor"
+    label_B: "torch.Tensor"
+    index_B: "torch.Tensor"
+    view_B: "torch.Tensor"
+    mix: float = 1.0
+    partner_B: "torch.Tensor | None" = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Losses:
+    """The loss to minimise and its parts (unweighted, for the log)."""
+
+    total: "torch.Tensor"
+    parts: "Mapping[str, torch.Tensor]"
+
+
+class FrozenModel(Protocol):
+    """A teacher ready to answer: no gradients, evaluation mode, its own normalisation and input size."""
+
+    name: str
+    licence: str
+    weights_sha256: str
+    size_px: tuple[int, int]
+    parameters: int
+
+    def spec(self, taps: tuple[str, ...]) -> FeatureSpec:
+        """Return the shapes of these taps; an unknown tap lists the known ones."""
+        ...
+
+    def features(self, image_BCHW: "torch.Tensor", taps: tuple[str, ...]) -> "dict[str, torch.Tensor]":
+        """Return the tapped features (float32) of images in [0, 1] of any size; the model resizes for itself."""
+        ...
+
+    def to(self, device: Any) -> Self:
+        """Move the weights and return self."""
+        ...
+
+
+class Teacher(Part):
+    """A large pretrained model."""
+
+    def load(self) -> FrozenModel:
+        """Load the weights and return the frozen model."""
+        raise NotImplementedError
+
+
+class Student(Part):
+    """A small model to be trained. `build` returns an `nn.Module` with `features(image_BCHW, taps)` and `spec(taps)`."""
+
+    def build(self, classes: int) -> "nn.Module":
+        """Return the student with a fresh head for `classes` classes and its starting weights loaded."""
+        raise NotImplementedError
+
+    def input_contract(self) -> InputContract:
+        """Return how an image must be prepared for this student."""
+        raise NotImplementedError
+
+    def exportable(self, student: "nn.Module") -> "nn.Module":
+        """Return a module image_BCHW in [0, 1] -> logits_BK for deployment: eval mode, reparameterised, normalising itself."""
+        raise NotImplementedError
+
+
+class Method(Part):
+    """A way to learn. `build` returns the criterion, an `nn.Module` with `forward(student, teachers, batch) -> Losses`.
+
+    `student` and each of `teachers` map tap names to tensors. The criterion's own parameters (projectors) are trained with the
+    student and thrown away afterwards.
+    """
+
+    def needs(self) -> Needs:
+        """Return what this method asks for; checked before any training."""
+        raise NotImplementedError
+
+    def build(self, student: FeatureSpec, teachers: tuple[FeatureSpec, ...], classes: int) -> "nn.Module":
+        """Return the criterion for models of these feature shapes."""
+        raise NotImplementedError
+
+
+# ------------------------------------------------------------------------------------------------------------- deploying
+class Session(Protocol):
+    """A loaded artifact. A context manager; leaving it frees the runtime's memory."""
+
+    executed_on: str
+    executed_precision: str
+    runtime: str
+
+    def run(self, image_BCHW: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+        """Return logits_BK as a host-readable float32 array; `image_BCHW` is float32 in [0, 1]."""
+        ...
+
+    def __enter__(self) -> Self:
+        """Return self."""
+        ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Release the runtime."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exportable:
+    """A trained student on its way to a runtime: the float32 module and what the file should say about itself."""
+
+    module: "nn.Module"
+    input: InputContract
+    classes: tuple[str, ...]
+    metadata: Mapping[str, str]
+    sample_BCHW: "torch.Tensor"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportedFiles:
+    """What a backend wrote: file names in the artifact's folder (the model first), its interface and opset."""
+
+    files: tuple[str, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    opset: int | None = None
+
+
+class Backend(Part):
+    """Exporter and runner of one runtime, in one file. Module level imports neither torch nor the runtime."""
+
+    precisions: ClassVar[tuple[str, ...]] = ("fp32",)
+    precision: str = "fp32"
+
+    def export(self, exportable: Exportable, folder: Path) -> ExportedFiles:
+        """Write the model into `folder` (it exists, is empty and belongs to this export)."""
+        raise NotImplementedError
+
+    def open(self, folder: Path, files: Sequence[str], *, threads: int) -> Session:
+        """Load the exported model with exactly `threads` threads."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimingPlan:
+    """What to time: batch size, threads, fresh worker processes, warm-up and timed inferences in each."""
+
+    batch: int
+    threads: int
+    workers: int
+    warmup: int
+    iterations: int
+    images_npy: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """What one fresh worker process answered."""
+
+    worker: WorkerSamples
+    runtime: str
+    executed_on: str
+    executed_precision: str
+
+
+class Device(Part):
+    """A machine that can time an artifact."""
+
+    def facts(self) -> DeviceFacts:
+        """Return what is known of the machine."""
+        raise NotImplementedError
+
+    def default_threads(self) -> int:
+        """Return min(cgroup quota, affinity, physical cores) of the machine, at least 1."""
+        raise NotImplementedError
+
+    def time(self, artifact: Artifact, folder: Path, plan: TimingPlan) -> Iterator[Samples]:
+        """Yield the samples of each fresh worker process as it ends."""
+        raise NotImplementedError
+
+
+# --------------------------------------------------------------------------------------------------------------- judging
+class Budget(Part):
+    """A limit. Pure: it knows the report only, and answers once for each subject it applies to."""
+
+    def check(self, report: Report) -> tuple[Finding, ...]:
+        """Return at least one finding; missing evidence is `inconclusive`, never `pass`."""
+        raise NotImplementedError
+
+
+class Format(Part):
+    """A way to write a report. Pure."""
+
+    file_name: ClassVar[str]
+
+    def render(self, report: Report, verdict: Verdict) -> str:
+        """Return the whole document."""
+        raise NotImplementedError
+
+
+CONTRACTS: dict[str, type[Part]] = {
+    "method": Method,
+    "teacher": Teacher,
+    "student": Student,
+    "source": Source,
+    "backend": Backend,
+    "device": Device,
+    "budget": Budget,
+    "format": Format,
+}

@@ -1,0 +1,403 @@
+"""The records that the rooms hand to one another: facts on disk, frozen, each with its own schema number.
+
+Every record says who made it (`made_by`) and from which records (`from_`, name -> digest), so that a verdict can be walked
+back to the pixels. A record's digest is the sha256 of its canonical JSON without `made_by`: the same facts made twice have
+the same digest. Units are in the names; shares are fractions in [0, 1].
+"""
+
+import hashlib
+import json
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgekd.core.errors import IntegrityError
+from edgekd.core.parts import PartRef
+
+Outcome = Literal["pass", "fail", "inconclusive", "error"]
+
+
+class Fact(BaseModel):
+    """A value inside a record."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_by_name=True, serialize_by_alias=True, allow_inf_nan=False
+    )
+
+
+class MadeBy(Fact):
+    """Who made a record: edgekd's version, the command line, the git state of the folder it ran in, UTC time."""
+
+    version: str
+    command: str = ""
+    git: str = ""
+    at: str = ""
+
+
+class FileRef(Fact):
+    """A file beside the record: path relative to the record's folder, size and sha256."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+class Record(Fact):
+    """Base of the records; `kind` is the record's name on disk, `version` its schema number."""
+
+    kind: ClassVar[str]
+    version: ClassVar[int] = 1
+    made_by: MadeBy
+    from_: dict[str, str] = Field(default={}, alias="from")
+
+    def digest(self) -> str:
+        """Return the sha256 of the record's facts (everything but `made_by`)."""
+        facts = self.model_dump(mode="json", exclude={"made_by"})
+        return hashlib.sha256(canonical_json({"record": self.kind, **facts})).hexdigest()
+
+    def to_json(self) -> str:
+        """Return the record as it is written to disk."""
+        facts = self.model_dump(mode="json")
+        envelope = {"record": self.kind, "schema": self.version, "digest": self.digest()}
+        return json.dumps({**envelope, **facts}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, *, where: str = "record") -> Self:
+        """Read a record; raise `IntegrityError` if it is another kind or schema, malformed, or was changed by hand."""
+        try:
+            data: Any = json.loads(text)
+        except ValueError as error:
+            raise IntegrityError(f"{where}: not JSON: {error}") from error
+        if not isinstance(data, dict) or data.pop("record", None) != cls.kind:
+            raise IntegrityError(f"{where}: not a {cls.kind} record")
+        if (schema := data.pop("schema", None)) != cls.version:
+            raise IntegrityError(
+                f"{where}: {cls.kind} schema {schema}, this edgekd reads {cls.version}",
+                mend="read it with the edgekd version named in its made_by, or make it again",
+            )
+        digest = data.pop("digest", None)
+        try:
+            record = cls.model_validate(data)
+        except ValidationError as error:
+            raise IntegrityError(f"{where}: not a valid {cls.kind} record: {error}") from error
+        if record.digest() != digest:
+            raise IntegrityError(
+                f"{where}: the digest inside does not match its content; it was changed after it was made",
+                mend="make it again, or restore the file",
+            )
+        return record
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return the one JSON spelling of a value that digests are taken of."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    ).encode()
+
+
+def digest_of(value: Any) -> str:
+    """Return the sha256 of a JSON-able value's canonical spelling."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+class InputContract(Fact):
+    """What a model is fed: how a photograph becomes the tensor image_BCHW, and what the graph does itself.
+
+    Decode to RGB uint8 with the EXIF rotation applied; resize so that the short side is `resize_px` (or, with
+    `crop: squash`, both sides to `size_px`); crop the centre `size_px`; divide by 255. `mean` and `std` are applied
+    inside the graph (`normalisation_inside`), never by the caller.
+    """
+
+    size_px: tuple[int, int]
+    resize_px: int
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"]
+    crop: Literal["center", "squash"] = "center"
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    normalisation_inside: bool = True
+    layout: Literal["NCHW"] = "NCHW"
+    channels: Literal["RGB"] = "RGB"
+    value_range: tuple[float, float] = (0.0, 1.0)
+
+
+class Accuracy(Fact):
+    """Counts of right answers over one set of images; `predictions` holds them image by image."""
+
+    images: int
+    top1_correct: int
+    top5_correct: int | None
+    predictions: FileRef
+
+    @property
+    def top1(self) -> float:
+        """Return the share of images whose first answer is right."""
+        return self.top1_correct / self.images
+
+    @property
+    def top5(self) -> float | None:
+        """Return the share of images with the right answer among the first five; None below six classes."""
+        return None if self.top5_correct is None else self.top5_correct / self.images
+
+
+class Quarantined(Fact):
+    """An image that was left out, and why."""
+
+    image: str
+    reason: str
+
+
+class DataFacts(Fact):
+    """The images a student learned from: counts, the digest over ids, labels and bytes, and what was left out."""
+
+    source: PartRef
+    digest: str
+    classes: tuple[str, ...]
+    train_images: int
+    labelled_images: int
+    validation_images: int
+    quarantined: tuple[Quarantined, ...] = ()
+
+
+class TeacherFacts(Fact):
+    """A frozen teacher: name, weights, input size, and what its features are worth on these images (fractions)."""
+
+    part: PartRef
+    name: str
+    weights_sha256: str
+    licence: str
+    size_px: tuple[int, int]
+    parameters: int
+    probe_top1: float | None = None
+    knn_top1: float | None = None
+
+
+class TrainingFacts(Fact):
+    """What a training run did and what it cost."""
+
+    steps: int
+    images_seen: int
+    seconds: float
+    images_per_second: float
+    data_wait_share: float
+    final_loss: float
+    device: str
+    precision: str
+
+
+class Checkpoint(Record):
+    """A trained student."""
+
+    kind: ClassVar[str] = "checkpoint"
+    name: str
+    weights: FileRef
+    history: FileRef
+    student: PartRef
+    student_name: str
+    parameters: int
+    licence: str
+    classes: tuple[str, ...]
+    input: InputContract
+    method: PartRef
+    teachers: tuple[TeacherFacts, ...]
+    data: DataFacts
+    training: TrainingFacts
+    accuracy: Accuracy
+    knn_top1: float | None
+    probe_top1: float | None
+    seed: int
+
+
+class TensorSpec(Fact):
+    """A named input or output; `batch` stands for a free batch axis."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str
+
+
+class Flip(Fact):
+    """An image on which the artifact and the torch student answer differently."""
+
+    image: str
+    torch_class: str
+    runtime_class: str
+    label: str
+
+
+class Parity(Fact):
+    """How far an artifact's logits, through its own runtime, are from the torch student's on the same real images."""
+
+    images: int
+    max_abs: float
+    mean_abs: float
+    logit_cosine_mean: float
+    logit_cosine_min: float
+    top1_agreements: int
+    flips: tuple[Flip, ...]
+    non_finite: int = 0
+
+    @property
+    def top1_agreement(self) -> float:
+        """Return the share of images on which both give the same first answer."""
+        return self.top1_agreements / self.images
+
+
+class Artifact(Record):
+    """A student in the form that a runtime loads, with its parity and its accuracy through that runtime."""
+
+    kind: ClassVar[str] = "artifact"
+    backend: PartRef
+    precision: str
+    executed_precision: str
+    executed_on: str
+    runtime: str
+    files: tuple[FileRef, ...]
+    size_bytes: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    opset: int | None
+    classes: tuple[str, ...]
+    input: InputContract
+    parity: Parity
+    accuracy: Accuracy
+    licences: dict[str, str] = {}
+
+    @property
+    def name(self) -> str:
+        """Return `<backend>-<precision>`, the name of the artifact's folder."""
+        return f"{self.backend.use}-{self.precision}"
+
+
+class DeviceFacts(Fact):
+    """The machine that something ran on; what could not be read is None, never left out."""
+
+    name: str
+    system: str
+    machine: str
+    cpu: str | None
+    logical_cores: int | None
+    usable_cores: int
+    cgroup_quota_cores: float | None
+    memory_bytes: int | None
+    governor: str | None
+    load_1min: float | None
+    python: str
+    container: str | None
+
+
+class WorkerSamples(Fact):
+    """What one fresh process measured; times in nanoseconds from a monotonic clock."""
+
+    load_ns: int
+    first_ns: int
+    warmup_iterations: int
+    infer_ns: tuple[int, ...]
+
+
+class Measurement(Record):
+    """The latency of one artifact on one device: every sample, and whether it can be trusted."""
+
+    kind: ClassVar[str] = "measurement"
+    artifact: str
+    device: DeviceFacts
+    protocol: str
+    runtime: str
+    executed_on: str
+    executed_precision: str
+    batch: int
+    threads: int
+    input_images: int
+    workers: tuple[WorkerSamples, ...]
+    flags: tuple[str, ...]
+    trusted: bool
+    untrusted_because: tuple[str, ...]
+
+
+class LatencySummary(Fact):
+    """A measurement in a few numbers; a percentile that the samples cannot carry is None and `withheld` says why."""
+
+    artifact: str
+    device: DeviceFacts
+    batch: int
+    threads: int
+    samples: int
+    worker_p50_ms: tuple[float, ...]
+    p50_ms: float | None
+    p90_ms: float | None
+    load_ms: tuple[float, ...]
+    first_ms: tuple[float, ...]
+    curve_ms: tuple[float, ...]
+    withheld: tuple[str, ...]
+    flags: tuple[str, ...]
+    trusted: bool
+    untrusted_because: tuple[str, ...]
+
+
+class Interval(Fact):
+    """An estimate with its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Comparison(Fact):
+    """The student against the baseline on the same validation images."""
+
+    images: int
+    student_top1: Interval
+    baseline_top1: Interval
+    only_student_right: int
+    only_baseline_right: int
+    difference: Interval
+    mcnemar_p: float
+
+
+class CurvePoint(Fact):
+    """One line of a training history."""
+
+    images_seen: int
+    loss: float
+    top1: float | None
+
+
+class Report(Record):
+    """The facts side by side; no opinion."""
+
+    kind: ClassVar[str] = "report"
+    recipe: str
+    student: Checkpoint
+    baseline: Checkpoint | None
+    comparison: Comparison | None
+    student_curve: tuple[CurvePoint, ...]
+    baseline_curve: tuple[CurvePoint, ...]
+    artifacts: tuple[Artifact, ...]
+    latencies: tuple[LatencySummary, ...]
+
+
+class Finding(Fact):
+    """What one budget found: value against limit in `unit`, and one of four outcomes."""
+
+    budget: str
+    subject: str
+    value: float | None
+    limit: float
+    bound: Literal["at most", "at least"]
+    unit: str
+    outcome: Outcome
+    because: str
+
+
+class Verdict(Record):
+    """The findings and one word. Unknown is not passed."""
+
+    kind: ClassVar[str] = "verdict"
+    outcome: Outcome
+    exit_code: int
+    findings: tuple[Finding, ...]
+
+
+RECORDS: dict[str, type[Record]] = {
+    record.kind: record for record in (Checkpoint, Artifact, Measurement, Report, Verdict)
+}
+
