@@ -1,0 +1,1 @@
+"""`bench`: how long one inference of an artifact takes on a device."""

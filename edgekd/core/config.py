@@ -1,25 +1,24 @@
-"""Strict reading of YAML 1.2: every error says file, line, key, what is allowed, and the nearest match.
+"""Strict configuration: every error says file, line, key, what is allowed, and the nearest match.
 
-`1e-3` is a number, `on` and `no` are strings, duplicate and unknown keys are refused, tags are refused. Values from
-`--set KEY=VALUE` go through the same checks; their errors name the option instead of a line.
+Files are read by `strict_yaml`; unknown keys are refused. Values from `--set KEY=VALUE` go through the same checks; their
+errors name the option instead of a line.
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ValidationError, ValidationInfo
 
 from edgekd.core.errors import UsageError
 from edgekd.core.parts import nearest
+from edgekd.core.strict_yaml import KeyPath, parse
 
 MAX_BYTES = 1 << 20
-MAX_DEPTH = 32
 
-Key = str | int
-KeyPath = tuple[Key, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -31,7 +30,11 @@ def _anchor(value: Any, info: ValidationInfo) -> Any:
     if not isinstance(value, str):
         return value
     base = Path.cwd() if isinstance(value, _CommandLineStr) else Path((info.context or {}).get("base", "."))
-    return Path(os.path.normpath(base / Path(value).expanduser()))
+    try:
+        path = Path(value).expanduser()
+    except RuntimeError as error:
+        raise ValueError("no home folder is known for the part that begins with ~") from error
+    return Path(os.path.normpath(base / path))
 
 
 FilePath = Annotated[Path, BeforeValidator(_anchor)]
@@ -40,14 +43,21 @@ FilePath = Annotated[Path, BeforeValidator(_anchor)]
 
 @dataclass
 class Document:
-    """A parsed YAML file: plain values (sequences are tuples) and where each key stands."""
+    """A parsed YAML file: plain values (sequences are tuples) and where each key stands.
+
+    `one_of` names keys whose mapping holds one entry or another: changing it by another entry takes the first away.
+    """
 
     path: Path
     data: Any
     positions: dict[KeyPath, str] = field(default_factory=dict)
+    one_of: frozenset[str] = frozenset()
 
     def where(self, key_path: KeyPath) -> str:
         """Return `file:line:column` (or `--set KEY`) of the nearest enclosing key that has a position."""
+        for known, place in self.positions.items():
+            if place.startswith("--set") and known[: len(key_path)] == key_path:
+                return place
         for end in range(len(key_path), -1, -1):
             if key_path[:end] in self.positions:
                 return self.positions[key_path[:end]]
@@ -57,46 +67,75 @@ class Document:
         """Apply one `KEY=VALUE`; KEY is dotted (`teachers.0.size`), VALUE is read as YAML."""
         key, equals, text = assignment.partition("=")
         if not equals or not key.strip():
-            raise UsageError(f"--set {assignment!r}: expected KEY=VALUE, for example --set train.epochs=5")
-        steps: KeyPath = tuple(int(s) if s.isdigit() else s for s in key.strip().split("."))
-        value = _mark(_parse(text, f"--set {key}")[0])
-        self.data = _replaced(self.data, steps, value, f"--set {key}")
+            raise UsageError(f"--set {assignment!r}: expected KEY=VALUE, for example --set train.lr=1e-3")
+        steps: KeyPath = tuple(int(s) if s.isdecimal() else s for s in key.strip().split("."))
+        value = _mark(parse(text, f"--set {key}")[0])
+        self.data = self._replaced(self.data, steps, value, f"--set {key}")
         for known in [k for k in self.positions if k[: len(steps)] == steps]:
             del self.positions[known]
         self.positions[steps] = f"--set {key}"
 
     def overlay(self, key: str) -> None:
-        """Merge the mapping under `key` over the rest of the document: mappings merge, everything else is replaced."""
+        """Merge the mapping under `key` over the rest of the document.
+
+        Mappings merge, unless `use` names another part; everything else is replaced. `null` takes a value away.
+        """
         changes = self.data.pop(key, None)
+        if changes is not None and not isinstance(changes, dict):
+            raise UsageError(f"{self.where((key,))}: `{key}` must be a mapping of keys to replace")
         self.positions = {k: v for k, v in self.positions.items() if k[:1] != (key,)} | {
             k[1:]: v for k, v in self.positions.items() if k[:1] == (key,) and len(k) > 1
         }
-        if changes is not None and not isinstance(changes, dict):
-            raise UsageError(f"{self.where((key,))}: `{key}` must be a mapping of keys to replace")
-        self.data = _merged(self.data, changes or {})
+        self.data = self._merged(self.data, changes or {})
+
+    def _replaced(self, data: Any, steps: KeyPath, value: Any, where: str) -> Any:
+        if not steps:
+            return value
+        head, rest = steps[0], steps[1:]
+        if isinstance(data, tuple):
+            if not isinstance(head, int) or head >= len(data):
+                raise UsageError(f"{where}: {head!r} is not one of the {len(data)} entries, counted from 0")
+            return (*data[:head], self._replaced(data[head], rest, value, where), *data[head + 1 :])
+        if isinstance(data, str) and rest == () and isinstance(head, str):
+            data = {"use": data}
+        if data is None and isinstance(head, int):
+            raise UsageError(f"{where}: there is no list here to count in", mend="give the whole list: --set KEY=[...]")
+        if data is None:
+            data = {}
+        if not isinstance(data, dict):
+            raise UsageError(f"{where}: there is nothing below this key to set")
+        below = None if head in self.one_of and rest else data.get(str(head))
+        return {**data, str(head): self._replaced(below, rest, value, where)}
+
+    def _merged(self, below: Any, above: Any) -> Any:
+        if not isinstance(below, dict) or not isinstance(above, dict):
+            return above
+        if above.get("use", below.get("use")) != below.get("use"):
+            return above
+        return below | {k: v if k in self.one_of else self._merged(below.get(k), v) for k, v in above.items()}
 
 
-def read_yaml(path: Path) -> Document:
+def read_yaml(path: Path, *, one_of: frozenset[str] = frozenset()) -> Document:
     """Read one YAML file whose top level is a mapping; raise `UsageError` with the line of the first mistake."""
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from error
     if len(raw) > MAX_BYTES:
-        raise UsageError(f"{path}: {len(raw)} bytes; a recipe may have at most {MAX_BYTES}")
+        raise UsageError(f"{path}: is larger than {MAX_BYTES} bytes, the most that is read")
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8 text (byte {error.start})") from error
-    data, positions = _parse(text, str(path))
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise UsageError(f"{path}:{line}: not UTF-8 text (byte {error.start})", mend="save it as UTF-8") from error
+    data, positions = parse(text, str(path))
     if not isinstance(data, dict):
         raise UsageError(f"{path}: expected keys and values at the top level")
-    return Document(path, data, positions)
+    return Document(path, data, positions, one_of)
 
 
-def validate(
-    model: type[Model], data: Any, document: Document, *, at: KeyPath = (), base: Path | None = None
-) -> Model:
+def validate(model: type[Model], data: Any, document: Document, *, at: KeyPath = (), base: Path | None = None) -> Model:
     """Build `model` from plain data standing at `at` in the document; all mistakes are reported in one `UsageError`."""
     try:
         return model.model_validate(data, context={"base": base or document.path.parent})
@@ -114,63 +153,6 @@ def frozen(value: Any) -> Any:
     return value
 
 
-# ------------------------------------------------------------------------------------------------------------ the parser
-def _parse(text: str, where: str) -> tuple[Any, dict[KeyPath, str]]:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.constructor import DuplicateKeyError
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
-    yaml = YAML(typ="rt", pure=True)
-    yaml.version = (1, 2)
-    try:
-        node = yaml.load(text)
-    except DuplicateKeyError as error:
-        raise UsageError(f"{_mark_of(error, where)}: {str(error.problem).partition(' with value')[0]}") from error
-    except MarkedYAMLError as error:
-        raise UsageError(f"{_mark_of(error, where)}: not valid YAML: {error.problem}") from error
-    except (YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(f"{where}: not valid YAML: {error}") from error
-    positions: dict[KeyPath, str] = {}
-    return _plain(node, where, (), positions), positions
-
-
-def _plain(node: Any, where: str, at: KeyPath, positions: dict[KeyPath, str]) -> Any:
-    if len(at) > MAX_DEPTH:
-        raise UsageError(f"{where}: nested deeper than {MAX_DEPTH} levels")
-    tag = getattr(getattr(node, "tag", None), "value", None)
-    if tag is not None and not str(tag).startswith("tag:yaml.org,2002:"):
-        raise UsageError(f"{where}: the tag {tag} is not allowed: a recipe holds data only")
-    if isinstance(node, Mapping):
-        for key in node:
-            line, column = node.lc.key(key)
-            positions[(*at, key)] = f"{where}:{line + 1}:{column + 1}"
-            if not isinstance(key, str):
-                raise UsageError(f"{positions[(*at, key)]}: keys must be text, found {key!r}")
-        return {str(k): _plain(v, where, (*at, str(k)), positions) for k, v in node.items()}
-    if isinstance(node, Sequence) and not isinstance(node, str):
-        for index in range(len(node)):
-            line, column = node.lc.item(index)
-            positions[(*at, index)] = f"{where}:{line + 1}:{column + 1}"
-        return tuple(_plain(v, where, (*at, i), positions) for i, v in enumerate(node))
-    return _scalar(node)
-
-
-def _scalar(node: Any) -> Any:
-    for kind in (bool, int, float, str):
-        if isinstance(node, kind):
-            return kind(node)
-    if type(node).__name__ == "ScalarBoolean":
-        return bool(node)
-    if node is None:
-        return None
-    return str(node)
-
-
-def _mark_of(error: Any, where: str) -> str:
-    mark = error.problem_mark or error.context_mark
-    return f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
-
-
 def _mark(value: Any) -> Any:
     if isinstance(value, str):
         return _CommandLineStr(value)
@@ -181,59 +163,52 @@ def _mark(value: Any) -> Any:
     return value
 
 
-def _replaced(data: Any, steps: KeyPath, value: Any, where: str) -> Any:
-    if not steps:
-        return value
-    head, rest = steps[0], steps[1:]
-    if isinstance(data, tuple):
-        if not isinstance(head, int) or head >= len(data):
-            raise UsageError(f"{where}: {head!r} is not one of the {len(data)} entries, counted from 0")
-        return (*data[:head], _replaced(data[head], rest, value, where), *data[head + 1 :])
-    if isinstance(data, str) and rest == () and isinstance(head, str):
-        data = {"use": data}
-    if data is None:
-        data = {}
-    if not isinstance(data, dict):
-        raise UsageError(f"{where}: there is nothing below this key to set")
-    return {**data, str(head): _replaced(data.get(str(head)), rest, value, where)}
-
-
-def _merged(below: Any, above: Any) -> Any:
-    if isinstance(below, dict) and isinstance(above, dict):
-        return below | {k: _merged(below.get(k), v) for k, v in above.items()}
-    return above
-
-
 # ---------------------------------------------------------------------------------------------------- pydantic's messages
+_PLAIN_WORDS = {
+    r"^(Tuple|String) should": "should",
+    r"a valid tuple": "a list, as in [a, b]",
+    r"a valid dictionary or instance of PartRef": "a part's name, or a mapping with `use: NAME`",
+    r"a valid dictionary( or instance of \w+)?": "a mapping of keys and values",
+    r"a valid string": "text",
+    r"a valid boolean": "true or false",
+    r"a valid integer": "a whole number",
+    r"a valid number": "a number",
+}
+
+
 def _explain(model: type[BaseModel], problem: Any, document: Document, at: KeyPath) -> str:
     loc: KeyPath = tuple(problem["loc"])
     shown = ".".join(str(step) for step in (*at, *loc))
     where = document.where((*at, *loc))
     if problem["type"] == "extra_forbidden":
         owner = _model_at(model, loc[:-1])
-        known = tuple(owner.model_fields) if owner else ()
-        return f"{where}: unknown key `{shown}`.{nearest(str(loc[-1]), known)} Known here: {', '.join(known)}."
+        known = tuple(field.alias or name for name, field in owner.model_fields.items()) if owner else ()
+        allowed = f" Known here: {', '.join(known)}." if known else " None is known here."
+        return f"{where}: unknown key `{shown}`.{nearest(str(loc[-1]), known)}{allowed}"
     if problem["type"] == "missing":
         return f"{where}: `{shown}` is missing."
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+    for python, plain in _PLAIN_WORDS.items():
+        message = re.sub(python, plain, message)
     value = problem.get("input")
-    found = f" (found {value!r})" if isinstance(value, str | int | float | bool) or value is None else ""
+    if isinstance(value, str | int | float | bool) or value is None:
+        found = f" (found {value!r})"
+    elif problem["type"] == "value_error":
+        found = ""
+    else:
+        found = " (found a mapping)" if isinstance(value, dict) else " (found a list)"
     return f"{where}: `{shown}`: {message}{found}."
 
 
 def _model_at(model: type[BaseModel] | None, loc: KeyPath) -> type[BaseModel] | None:
     for step in loc:
-        if model is None or not isinstance(step, str) or step not in model.model_fields:
-            if isinstance(step, int):
-                continue
-            return None
-        model = _model_in(model.model_fields[step].annotation)
+        # A step that is no field is an index, or the key of a mapping whose values the model describes.
+        if model and step in model.model_fields:
+            model = _model_in(model.model_fields[str(step)].annotation)
     return model
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and get_origin(annotation) is None:
+    if isinstance(annotation, type) and not get_args(annotation):
         return annotation if issubclass(annotation, BaseModel) else None
-    if get_origin(annotation) in (Union, tuple, Annotated) or hasattr(annotation, "__args__"):
-        return next((found for arg in get_args(annotation) if (found := _model_in(arg))), None)
-    return None
+    return next((found for arg in get_args(annotation) if (found := _model_in(arg))), None)

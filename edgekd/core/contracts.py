@@ -4,7 +4,7 @@ Axes: B batch, C channels, H height, W width, D feature width, K classes, N imag
 Images are RGB in [0, 1] everywhere outside a model; every model normalises for itself.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -60,6 +60,9 @@ class ImageSet(Protocol):
 
 class Source(Part):
     """Where images and labels come from. Listing, checking and splitting happen on first use and are then remembered."""
+
+    def on_progress(self, progress: Callable[[int, int], None]) -> None:
+        """Have `progress(done, total)` called while images are read for the first time; a source may ignore this."""
 
     def train(self) -> ImageSet:
         """Return the labelled training images."""
@@ -167,8 +170,12 @@ class Teacher(Part):
 class Student(Part):
     """A small model to be trained. `build` returns an `nn.Module` with `features(image_BCHW, taps)` and `spec(taps)`."""
 
-    def build(self, classes: int) -> "nn.Module":
-        """Return the student with a fresh head for `classes` classes and its starting weights loaded."""
+    def build(self, classes: int, *, start: bool = True) -> "nn.Module":
+        """Return the student with a fresh head for `classes` classes; `start` loads its starting weights."""
+        raise NotImplementedError
+
+    def restore(self, classes: int, weights: Path) -> "nn.Module":
+        """Return the student with the trained weights that a checkpoint's file holds; raise `UsageError` if they do not fit."""
         raise NotImplementedError
 
     def input_contract(self) -> InputContract:
@@ -200,9 +207,20 @@ class Method(Part):
 class Session(Protocol):
     """A loaded artifact. A context manager; leaving it frees the runtime's memory."""
 
-    executed_on: str
-    executed_precision: str
-    runtime: str
+    @property
+    def executed_on(self) -> str:
+        """Return the device that the runtime says it runs on."""
+        ...
+
+    @property
+    def executed_precision(self) -> str:
+        """Return what convolutions and matrix products are computed in, as the runtime says; may cost time when asked."""
+        ...
+
+    @property
+    def runtime(self) -> str:
+        """Return the runtime's name and version."""
+        ...
 
     def run(self, image_BCHW: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
         """Return logits_BK as a host-readable float32 array; `image_BCHW` is float32 in [0, 1]."""
@@ -245,6 +263,11 @@ class Backend(Part):
 
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
     precision: str = "fp32"
+
+    @property
+    def artifact_name(self) -> str:
+        """Return `<backend>-<precision>`, the name of the artifact's folder."""
+        return f"{self.ref().use}-{self.precision}"
 
     def export(self, exportable: Exportable, folder: Path) -> ExportedFiles:
         """Write the model into `folder` (it exists, is empty and belongs to this export)."""

@@ -5,8 +5,9 @@
     │   └── DataError         2   images or labels that cannot be used as asked
     ├── EvidenceError         3   evidence missing, too little, or not comparable
     ├── MachineError          4   device, package, disk or other infrastructure missing or broken
-    ├── IntegrityError        5   a digest does not match, or a file must not be trusted
-    └── Interrupted     130/143   SIGINT or SIGTERM
+    └── IntegrityError        5   a digest does not match, or a file must not be trusted
+
+    Interrupted         130/143   SIGINT or SIGTERM; a BaseException of its own
 
 Exit code 1 (a budget failed) is a verdict, not an error. A traceback that reaches the user is our bug.
 """
@@ -68,11 +69,9 @@ class IntegrityError(EdgekdError):
     exit_code = INTEGRITY
 
 
-class Interrupted(EdgekdError):
-    """The process was asked to stop by a signal."""
+class Interrupted(BaseException):
+    """The process was asked to stop by a signal; no `Exception`, so that no library swallows it on the way up."""
 
     def __init__(self, signal_number: int) -> None:
-        super().__init__(
-            "interrupted", mend="run the same command again; finished stages are kept"
-        )
+        super().__init__(f"interrupted by signal {signal_number}; finished stages are kept, the same command goes on")
         self.exit_code = 128 + signal_number

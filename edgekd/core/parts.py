@@ -6,6 +6,7 @@ Listing parts reads files and imports none of them.
 """
 
 import ast
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -30,6 +31,9 @@ FOLDERS = {
     "format": "edgekd.judging.formats",
 }
 
+# The name under which each class was loaded; a third party's entry point need not be called like its module.
+_loaded: dict[type["Part"], str] = {}
+
 
 class Part(BaseModel):
     """A part's fields are its options in a recipe; its methods are its behaviour.
@@ -37,14 +41,22 @@ class Part(BaseModel):
     `requires` names the import packages it cannot work without, `extra` the edgekd extra that installs them.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
     requires: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str] = ""
 
     def ref(self) -> "PartRef":
         """Return the reference that a recipe would use for this part, with every option written out."""
-        options = self.model_dump(mode="json")
-        return PartRef(use=type(self).__module__.rpartition(".")[2], options=options)
+        options = self.model_dump(mode="json", by_alias=True)
+        return PartRef(use=_loaded.get(type(self)) or type(self).__module__.rpartition(".")[2], options=options)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the part's results depend on: its name and options, files by their content, not by their path."""
+        options = {
+            name: {"sha256": _sha256(value)} if isinstance(value, Path) and value.is_file() else shown
+            for (_, value), (name, shown) in zip(self, self.ref().options.items(), strict=True)
+        }
+        return {"use": self.ref().use, "options": options}
 
 
 class PartRef(BaseModel):
@@ -61,9 +73,7 @@ class PartRef(BaseModel):
             return {"use": value}
         if isinstance(value, dict) and set(value) != {"use", "options"}:
             if "use" not in value:
-                raise ValueError(
-                    f"say which part with `use: NAME`; found only {', '.join(map(str, value)) or 'nothing'}"
-                )
+                raise ValueError(f"say which part with `use: NAME`; found only {', '.join(map(str, value)) or 'nothing'}")
             return {"use": value["use"], "options": {k: v for k, v in value.items() if k != "use"}}
         return value
 
@@ -75,13 +85,15 @@ def names(kind: str) -> tuple[str, ...]:
 
 def help_line(kind: str, name: str) -> str:
     """Return the first line of a part's docstring without importing the part."""
-    source = _source_file(_entry(kind, name))
+    entry = _entry(kind, name)
+    source = _source_file(entry)
     if source is None:
         return ""
-    for node in ast.parse(source.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-            return (ast.get_docstring(node) or "").partition("\n")[0]
-    return ""
+    body = ast.parse(source.read_text(encoding="utf-8")).body
+    classes = [node for node in body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+    named = [node for node in classes if node.name == entry.attr]
+    contracted = [node for node in classes if kind.capitalize() in map(_last_name, node.bases)]
+    return next(((ast.get_docstring(node) or "").partition("\n")[0] for node in (*named, *contracted, *classes)), "")
 
 
 def load(kind: str, name: str) -> type[Part]:
@@ -103,7 +115,10 @@ def load(kind: str, name: str) -> type[Part]:
         if issubclass(value, Part)
     ]
     if len(classes) != 1:
-        raise TypeError(f"{module.__name__} must define exactly one public part, found {len(classes)}")
+        raise MachineError(
+            f"{kind} {name!r}: {module.__name__} defines {len(classes)} public parts",
+            mend="it must define exactly one, or its entry point must name the class (module:Class)",
+        )
     return _checked(kind, name, classes[0])
 
 
@@ -119,8 +134,9 @@ def need_packages(part: Part) -> None:
 
 
 def nearest(word: str, known: tuple[str, ...] | list[str]) -> str:
-    """Return ' Did you mean X?' for the closest known words, or ''."""
-    close = get_close_matches(word, known, n=3, cutoff=0.5)
+    """Return ' Did you mean X?' for the closest known words and those that begin with it, at most three, or ''."""
+    longer = [name for name in known if len(word) > 2 and name.startswith(word)]
+    close = list(dict.fromkeys([*get_close_matches(word, known, n=3, cutoff=0.6), *longer]))[:3]
     return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
@@ -147,6 +163,11 @@ def _register(kind: str) -> dict[str, EntryPoint]:
     return found
 
 
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _entry(kind: str, name: str) -> EntryPoint:
     register = _register(kind)
     if name not in register:
@@ -154,6 +175,10 @@ def _entry(kind: str, name: str) -> EntryPoint:
             f"no {kind} is called {name!r}.{nearest(name, names(kind))} Known: {', '.join(names(kind)) or 'none'}."
         )
     return register[name]
+
+
+def _last_name(base: ast.expr) -> str:
+    return ast.unparse(base).rpartition(".")[2]
 
 
 def _origin(entry: EntryPoint) -> str:
@@ -177,4 +202,5 @@ def _checked(kind: str, name: str, value: Any) -> type[Part]:
             f"{kind} {name!r} is not a {contract.__name__}",
             mend=f"its class must inherit from edgekd.core.contracts.{contract.__name__}",
         )
+    _loaded[value] = name
     return value

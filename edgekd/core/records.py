@@ -20,9 +20,7 @@ Outcome = Literal["pass", "fail", "inconclusive", "error"]
 class Fact(BaseModel):
     """A value inside a record."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_by_name=True, serialize_by_alias=True, allow_inf_nan=False
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, serialize_by_alias=True, allow_inf_nan=False)
 
 
 class MadeBy(Fact):
@@ -59,14 +57,15 @@ class Record(Fact):
         """Return the record as it is written to disk."""
         facts = self.model_dump(mode="json")
         envelope = {"record": self.kind, "schema": self.version, "digest": self.digest()}
-        return json.dumps({**envelope, **facts}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        text = json.dumps({**envelope, **facts}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return text.encode("utf-8", "backslashreplace").decode()  # a file name may hold bytes that are not UTF-8
 
     @classmethod
     def from_json(cls, text: str | bytes, *, where: str = "record") -> Self:
         """Read a record; raise `IntegrityError` if it is another kind or schema, malformed, or was changed by hand."""
         try:
             data: Any = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise IntegrityError(f"{where}: not JSON: {error}") from error
         if not isinstance(data, dict) or data.pop("record", None) != cls.kind:
             raise IntegrityError(f"{where}: not a {cls.kind} record")
@@ -79,7 +78,7 @@ class Record(Fact):
         try:
             record = cls.model_validate(data)
         except ValidationError as error:
-            raise IntegrityError(f"{where}: not a valid {cls.kind} record: {error}") from error
+            raise IntegrityError(f"{where}: not a valid {cls.kind} record: {_in_one_line(error)}") from error
         if record.digest() != digest:
             raise IntegrityError(
                 f"{where}: the digest inside does not match its content; it was changed after it was made",
@@ -90,14 +89,17 @@ class Record(Fact):
 
 def canonical_json(value: Any) -> bytes:
     """Return the one JSON spelling of a value that digests are taken of."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
-    ).encode()
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
 
 
 def digest_of(value: Any) -> str:
     """Return the sha256 of a JSON-able value's canonical spelling."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def _in_one_line(error: ValidationError) -> str:
+    problems = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()]
+    return "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
 
 
 class InputContract(Fact):
@@ -283,6 +285,8 @@ class DeviceFacts(Fact):
     load_1min: float | None
     python: str
     container: str | None
+    physical_cores: int | None = None
+    affinity_cores: int | None = None
 
 
 class WorkerSamples(Fact):
@@ -314,14 +318,24 @@ class Measurement(Record):
 
 
 class LatencySummary(Fact):
-    """A measurement in a few numbers; a percentile that the samples cannot carry is None and `withheld` says why."""
+    """A measurement in a few numbers; a percentile that the samples cannot carry is None and `withheld` says why.
+
+    `worker_*_ms` holds each process's own percentile and is empty if any process has too few samples for it.
+    """
 
     artifact: str
     device: DeviceFacts
+    protocol: str
+    runtime: str
+    executed_on: str
+    executed_precision: str
     batch: int
     threads: int
+    input_images: int
+    warmup_iterations: tuple[int, ...]
     samples: int
     worker_p50_ms: tuple[float, ...]
+    worker_p90_ms: tuple[float, ...]
     p50_ms: float | None
     p90_ms: float | None
     load_ms: tuple[float, ...]
@@ -397,7 +411,4 @@ class Verdict(Record):
     findings: tuple[Finding, ...]
 
 
-RECORDS: dict[str, type[Record]] = {
-    record.kind: record for record in (Checkpoint, Artifact, Measurement, Report, Verdict)
-}
-
+RECORDS: dict[str, type[Record]] = {record.kind: record for record in (Checkpoint, Artifact, Measurement, Report, Verdict)}

@@ -64,9 +64,7 @@ def sha256_of(path: Path) -> str:
 
 def file_ref(path: Path, *, folder: Path) -> FileRef:
     """Return the reference of a file below `folder`, hashing it now."""
-    return FileRef(
-        path=path.relative_to(folder).as_posix(), size_bytes=path.stat().st_size, sha256=sha256_of(path)
-    )
+    return FileRef(path=path.relative_to(folder).as_posix(), size_bytes=path.stat().st_size, sha256=sha256_of(path))
 
 
 def checked_file(ref: FileRef, *, folder: Path) -> Path:
@@ -93,8 +91,8 @@ def write_bytes(path: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)
+            Path(temporary).chmod(0o666 & ~_umask())
+            Path(temporary).replace(path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
@@ -102,8 +100,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write a UTF-8 text file atomically and durably."""
-    write_bytes(path, content.encode("utf-8"))
+    """Write a UTF-8 text file atomically and durably; bytes of odd file names that cannot be UTF-8 are written escaped."""
+    write_bytes(path, content.encode("utf-8", "backslashreplace"))
 
 
 def write_record(path: Path, record: Record) -> None:
@@ -137,7 +135,7 @@ def begin_stage(folder: Path, record: str) -> None:
         (folder / record).unlink(missing_ok=True)
         sync_folder(folder)
         for leftover in folder.iterdir():
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
 
 
 def sync_files(folder: Path) -> None:
@@ -182,12 +180,11 @@ def open_run_folder(folder: Path, *, overwrite: bool = False) -> Path:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: is a file", mend="choose another --out")
     marker = folder / MARKER
-    if folder.is_dir() and any(folder.iterdir()) and not marker.is_file():
-        if not overwrite:
-            raise UsageError(
-                f"{folder}: is not empty and was not made by edgekd; nothing was touched",
-                mend="choose another --out, or add --overwrite to write among what is there",
-            )
+    if folder.is_dir() and not marker.is_file() and not overwrite and any(map(_is_foreign, folder.iterdir())):
+        raise UsageError(
+            f"{folder}: is not empty and was not made by edgekd; nothing was touched",
+            mend="choose another --out, or add --overwrite to write among what is there",
+        )
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     if not marker.is_file():
@@ -198,19 +195,30 @@ def open_run_folder(folder: Path, *, overwrite: bool = False) -> Path:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the run folder for one writer; a second one is told who has it."""
-    with (folder / ".lock").open("a+") as file:
+    with disk_errors(folder):
+        file = (folder / ".lock").open("a+")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             file.seek(0)
             holder = file.read().strip() or "unknown"
             raise UsageError(
                 f"{folder}: another edgekd (process {holder}) is writing here", mend="wait for it to end"
             ) from error
+        except OSError as error:
+            raise MachineError(
+                f"{folder}: cannot be locked: {error.strerror}", mend="choose an --out on a file system with locks"
+            ) from error
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def _is_foreign(path: Path) -> bool:
+    # A run killed while it wrote its marker leaves only this behind, and the next one goes on from there.
+    return not path.match(f".{MARKER}.*.tmp")
 
 
 def _existing(path: Path) -> Path:

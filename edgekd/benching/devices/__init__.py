@@ -1,0 +1,1 @@
+"""The machines that can time an artifact, one file each."""
