@@ -1,0 +1,1 @@
+"""Where students come from, one file each."""

@@ -1,0 +1,208 @@
+"""The one training loop: it knows batches, optimisers and time, and nothing of any method.
+
+Axes: B batch, C channels, H height, W width.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from edgekd.core.console import Console
+from edgekd.core.contracts import Batch, FrozenModel, Losses, Needs
+from edgekd.core.errors import UsageError
+from edgekd.core.plan import Train
+from edgekd.core.records import TrainingFacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One training run: who learns, from whom, by which criterion, over which batches, for how many steps."""
+
+    label: str
+    student: nn.Module
+    teachers: tuple[FrozenModel, ...]
+    criterion: nn.Module
+    needs: Needs
+    batches: Iterator[Batch]
+    steps: int
+    plan: Train
+    seed: int
+    evaluate: Callable[[nn.Module], float]
+    history: Path
+
+
+def train(task: Task, console: Console) -> tuple[nn.Module, TrainingFacts]:
+    """Train and return the student to deploy (the moving average if there is one) and what the training did.
+
+    Raises `UsageError` when the loss stops being a number.
+    """
+    return _Run(task, console).go()
+
+
+class _Run:
+    def __init__(self, task: Task, console: Console) -> None:
+        from accelerate import Accelerator
+        from timm.utils.model_ema import ModelEmaV3
+
+        plan = task.plan
+        self.task = task
+        self.console = console
+        self.accelerator = Accelerator(mixed_precision=plan.precision, gradient_accumulation_steps=plan.accumulate)
+        device = self.accelerator.device
+        if plan.channels_last:
+            task.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        learner = Learner(task.student, task.criterion, task.needs.student_taps)
+        prepared = self.accelerator.prepare(learner, make_optimiser(learner, plan))
+        self.learner, self.optimiser = cast(tuple[nn.Module, Any], prepared)
+        self.teachers = tuple(teacher.to(device) for teacher in task.teachers)
+        self.average = ModelEmaV3(task.student, decay=plan.ema, use_warmup=True) if plan.ema is not None else None
+        self.steps_done = 0
+        self.mixer = torch.Generator().manual_seed(task.seed)
+        self.waited_s = 0.0
+        self.loss = math.nan
+
+    def go(self) -> tuple[nn.Module, TrainingFacts]:
+        """Run all steps."""
+        task, plan = self.task, self.task.plan
+        effective = plan.batch * plan.accumulate
+        every = max(1, round(plan.evaluate_every * task.steps)) if plan.evaluate_every > 0 else task.steps
+        started = time.perf_counter()
+        with (
+            task.history.open("w", encoding="utf-8") as log,
+            self.console.progress(task.label, total=task.steps * effective, unit="images") as progress,
+        ):
+            for step in range(1, task.steps + 1):
+                lr = learning_rate(plan.lr, step=step, steps=task.steps, warmup=plan.warmup)
+                parts = self._step(lr)
+                line: dict[str, Any] = {"step": step, "images_seen": step * effective, "loss": self.loss, "lr": lr, **parts}
+                if step % every == 0 or step == task.steps:
+                    line["top1"] = self._evaluate()
+                if "top1" in line or step % max(1, task.steps // 200) == 0:
+                    log.write(json.dumps(line) + "\n")
+                    log.flush()
+                waited = self.waited_s / (time.perf_counter() - started)
+                progress.update(step * effective, note=f"loss {self.loss:.3f}  waiting for data {waited:.0%}")
+        seconds = time.perf_counter() - started
+        seen = task.steps * effective
+        return self._deployed(), TrainingFacts(
+            steps=task.steps,
+            images_seen=seen,
+            seconds=round(seconds, 3),
+            images_per_second=round(seen / seconds, 2),
+            data_wait_share=round(self.waited_s / seconds, 4),
+            final_loss=self.loss,
+            device=str(self.accelerator.device),
+            precision={"no": "fp32"}.get(plan.precision, plan.precision),
+        )
+
+    def _step(self, lr: float) -> dict[str, float]:
+        plan = self.task.plan
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+        self.learner.train()
+        total, parts = 0.0, dict[str, float]()
+        for micro in range(plan.accumulate):
+            last = micro == plan.accumulate - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.learner):
+                losses = self._losses(self._next_batch())
+                self.accelerator.backward(losses.total)  # divides by the accumulation steps itself
+            total += float(losses.total.detach()) / plan.accumulate
+            for name, value in losses.parts.items():
+                parts[name] = parts.get(name, 0.0) + float(value) / plan.accumulate
+        if not math.isfinite(total):
+            raise UsageError(
+                f"{self.task.label}: the loss is {total} at learning rate {lr:.2g}",
+                mend="lower train.lr, lengthen train.warmup, or set train.clip_norm",
+            )
+        if plan.clip_norm is not None:
+            self.accelerator.clip_grad_norm_(self.learner.parameters(), plan.clip_norm)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.steps_done += 1
+        if self.average is not None:
+            self.average.update(self.task.student, step=self.steps_done)
+        self.loss = total
+        return parts
+
+    def _next_batch(self) -> Batch:
+        before = time.perf_counter()
+        batch = next(self.task.batches)
+        self.waited_s += time.perf_counter() - before
+        device = self.accelerator.device
+        batch.image_BCHW = batch.image_BCHW.to(device).float() / 255
+        batch.label_B = batch.label_B.to(device)
+        return mixed(batch, alpha=self.task.plan.augment.mixup, generator=self.mixer)
+
+    def _losses(self, batch: Batch) -> Losses:
+        if self.task.plan.channels_last:
+            batch.image_BCHW = batch.image_BCHW.contiguous(memory_format=torch.channels_last)
+        taps = self.task.needs.teacher_taps
+        teachers = tuple(teacher.features(batch.image_BCHW, taps) for teacher in self.teachers)
+        losses: Losses = self.learner(teachers, batch)
+        return losses
+
+    def _evaluate(self) -> float:
+        deployed = self._deployed()
+        was_training = deployed.training
+        deployed.eval()
+        top1 = self.task.evaluate(deployed)
+        deployed.train(was_training)
+        return top1
+
+    def _deployed(self) -> nn.Module:
+        return self.average.module if self.average is not None else self.task.student
+
+
+class Learner(nn.Module):
+    """Student and criterion as one module, so that wrappers for precision and devices see every trained weight."""
+
+    def __init__(self, student: nn.Module, criterion: nn.Module, taps: tuple[str, ...]) -> None:
+        super().__init__()
+        self.student = student
+        self.criterion = criterion
+        self.taps = taps
+
+    def forward(self, teachers: tuple[dict[str, Tensor], ...], batch: Batch) -> Losses:
+        """Return the losses of a batch whose teachers' features are given."""
+        features = cast(Any, self.student).features(batch.image_BCHW, self.taps)
+        losses: Losses = self.criterion(features, teachers, batch)
+        return losses
+
+
+def make_optimiser(learner: nn.Module, plan: Train) -> torch.optim.Optimizer:
+    """Return AdamW or Nesterov SGD over all trained weights; biases and norm gains are not decayed."""
+    trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
+    decayed = [parameter for parameter in trained if parameter.ndim > 1]
+    free = [parameter for parameter in trained if parameter.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    if plan.optimiser == "adamw":
+        return torch.optim.AdamW(groups, lr=plan.lr)
+    return torch.optim.SGD(groups, lr=plan.lr, momentum=plan.momentum, nesterov=plan.momentum > 0)
+
+
+def learning_rate(peak: float, *, step: int, steps: int, warmup: float) -> float:
+    """Return the rate of step 1..steps: linear over the first `warmup` share, then half a cosine towards 0."""
+    warm = warmup * steps
+    if step <= warm:
+        return peak * step / warm
+    progress = (step - warm - 1) / max(1.0, steps - warm)
+    return peak * 0.5 * (1 + math.cos(math.pi * max(0.0, progress)))
+
+
+def mixed(batch: Batch, *, alpha: float, generator: torch.Generator) -> Batch:
+    """Blend each image with a partner of the batch (mixup, Zhang et al. 2018), share drawn from Beta(alpha, alpha)."""
+    if alpha <= 0:
+        return batch
+    first, second = torch._standard_gamma(torch.full((2,), alpha, dtype=torch.float64), generator=generator).tolist()
+    batch.mix = first / (first + second) if first + second > 0 else 1.0
+    batch.partner_B = torch.randperm(len(batch.label_B), generator=generator).to(batch.label_B.device)
+    batch.image_BCHW = batch.mix * batch.image_BCHW + (1 - batch.mix) * batch.image_BCHW[batch.partner_B]
+    return batch

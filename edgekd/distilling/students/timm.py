@@ -1,0 +1,65 @@
+"""Students from timm."""
+
+import copy
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from edgekd.core.config import FilePath
+from edgekd.core.contracts import Student
+from edgekd.core.records import InputContract
+from edgekd.distilling import models
+
+
+class Timm(Student):
+    """Any timm model by name, started from timm's hub, a local .safetensors file or random weights."""
+
+    model: str
+    weights: Literal["hub", "random"] | FilePath = "hub"
+    sha256: Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")] | None = None
+    size: Annotated[int, Field(ge=16)] | None = None
+    crop_share: Annotated[float, Field(gt=0, le=1)] | None = None
+
+    def build(self, classes: int, *, start: bool = True) -> models.TappedModel:
+        """Return the student with a fresh head; without `start` its weights are random, to be overwritten."""
+        weights = self.weights if start else "random"
+        sha256 = self.sha256 if start else None
+        return models.build(self.model, weights=weights, size=self.size, classes=classes, sha256=sha256)
+
+    def restore(self, classes: int, weights: Path) -> models.TappedModel:
+        """Return the student with the trained weights of a checkpoint."""
+        student = self.build(classes, start=False)
+        models.load_strictly(student.model, models.read_weights(weights), where=weights, name=self.model)
+        return student.eval()
+
+    def input_contract(self) -> InputContract:
+        """Return timm's own preprocessing for this model, at this student's size."""
+        tapped = models.build(self.model, weights="random", size=self.size)
+        return tapped.contract(crop_share=self.crop_share)
+
+    def exportable(self, student: nn.Module) -> nn.Module:
+        """Return the deployable form: branches folded, evaluation mode, normalisation inside, image_BCHW -> logits_BK."""
+        from timm.utils.model import reparameterize_model
+
+        assert isinstance(student, models.TappedModel)
+        folded = reparameterize_model(copy.deepcopy(student.model).eval(), inplace=True)
+        return _Deployable(folded, student.mean, student.std).eval()
+
+
+class _Deployable(nn.Module):
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", mean.detach().clone().float().cpu())
+        self.register_buffer("std", std.detach().clone().float().cpu())
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        logits = self.model((image_BCHW - self.mean) / self.std)
+        assert isinstance(logits, torch.Tensor)
+        return logits

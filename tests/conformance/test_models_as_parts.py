@@ -1,0 +1,104 @@
+"""Every registered teacher and student keeps its contract, shown on small random models."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from edgekd.core import parts
+from edgekd.core.contracts import Student, Teacher
+from edgekd.core.errors import UsageError
+
+TEACHERS: dict[str, dict[str, Any]] = {"timm": {"model": "vit_tiny_patch16_224", "weights": "random", "size": 32}}
+STUDENTS: dict[str, dict[str, Any]] = {"timm": {"model": "mobileone_s0", "weights": "random", "size": 32}}
+
+
+def teacher(name: str, **changes: Any) -> Teacher:
+    part = parts.load("teacher", name)(**TEACHERS[name], **changes)
+    assert isinstance(part, Teacher)
+    return part
+
+
+def student(name: str) -> Student:
+    part = parts.load("student", name)(**STUDENTS[name])
+    assert isinstance(part, Student)
+    return part
+
+
+def test_every_registered_part_has_a_case() -> None:
+    """A new teacher or student must be added to the cases above."""
+    assert set(parts.names("teacher")) == set(TEACHERS)
+    assert set(parts.names("student")) == set(STUDENTS)
+
+
+@pytest.mark.parametrize("name", parts.names("teacher"))
+def test_a_teacher_is_frozen_deterministic_and_answers_in_float32(name: str) -> None:
+    """No gradients, evaluation mode, any image size, the shapes that its spec promises."""
+    torch.manual_seed(0)
+    frozen = teacher(name).load()
+    taps = ("pooled", "cls")
+    image = torch.rand(2, 3, 48, 48, requires_grad=True)
+    one, two = frozen.features(image, taps), frozen.features(image, taps)
+    for tap, shape in frozen.spec(taps).shapes.items():
+        assert one[tap].shape == (2, *shape)
+        assert one[tap].dtype == torch.float32
+        assert not one[tap].requires_grad
+        assert torch.equal(one[tap], two[tap])
+    assert len(frozen.weights_sha256) == 64
+    assert frozen.size_px == (32, 32)
+    assert frozen.parameters > 0
+    with pytest.raises(UsageError, match="has no tap"):
+        frozen.spec(("no_such_tap",))
+
+
+def test_a_teacher_in_bf16_answers_nearly_the_same() -> None:
+    """Half-width weights change the features by little, and the answer is still float32."""
+    torch.manual_seed(0)
+    full = teacher("timm").load()
+    torch.manual_seed(0)
+    half = teacher("timm", precision="bf16").load()
+    image = torch.rand(2, 3, 32, 32)
+    a, b = (model.features(image, ("pooled",))["pooled"] for model in (full, half))
+    assert b.dtype == torch.float32
+    assert 0 < float((a - b).abs().max()) < 0.1 * float(a.abs().max())
+
+
+@pytest.mark.parametrize("name", parts.names("student"))
+def test_a_student_trains_is_restored_and_deploys_as_one_function(name: str, tmp_path: Path) -> None:
+    """Restored weights and the folded, self-normalising deployable give the student's own logits."""
+    torch.manual_seed(0)
+    part = student(name)
+    built: Any = part.build(5)
+    built.train()
+    for _ in range(3):  # moves the batch-norm statistics off their start, so that folding them is seen
+        built.features(torch.rand(8, 3, 32, 32), ("logits",))
+    built.eval()
+    save_file(built.model.state_dict(), tmp_path / "w.safetensors")
+    restored: Any = part.restore(5, tmp_path / "w.safetensors")
+    image = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = built.features(image, ("logits",))["logits"]
+        assert torch.equal(restored.eval().features(image, ("logits",))["logits"], expected)
+        deployed = part.exportable(built)
+        assert torch.allclose(deployed(image), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    assert not deployed.training
+    assert sum(p.numel() for p in deployed.parameters()) < sum(p.numel() for p in built.parameters())
+    contract = part.input_contract()
+    assert contract.size_px == (32, 32)
+    assert contract.value_range == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("kind", ["teacher", "student"])
+def test_identity_follows_the_weights_not_their_path(kind: str, tmp_path: Path) -> None:
+    """The same bytes elsewhere are the same part; other bytes are another."""
+    (tmp_path / "a.safetensors").write_bytes(b"1")
+    (tmp_path / "b.safetensors").write_bytes(b"1")
+    (tmp_path / "c.safetensors").write_bytes(b"2")
+    a, b, c = (
+        json.dumps(parts.load(kind, "timm")(model="m", weights=tmp_path / f"{name}.safetensors").identity())
+        for name in "abc"
+    )
+    assert a == b != c

@@ -1,0 +1,172 @@
+"""timm models behind one face: taps, weights, preprocessing, names."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from timm.data import resolve_model_data_config
+
+from edgekd.core.errors import IntegrityError, UsageError
+from edgekd.core.store import sha256_of
+from edgekd.distilling import models
+
+CNN, VIT = "mobilenetv3_small_050", "vit_tiny_patch16_224"
+
+
+@pytest.fixture(scope="module")
+def vit() -> models.TappedModel:
+    torch.manual_seed(0)
+    return models.build(VIT, weights="random", size=64).eval()
+
+
+@pytest.fixture(scope="module")
+def cnn() -> models.TappedModel:
+    torch.manual_seed(0)
+    return models.build(CNN, weights="random", size=64, classes=7).eval()
+
+
+@torch.no_grad()
+def test_transformer_taps_are_what_their_names_say(vit: models.TappedModel) -> None:
+    """Class token, patch mean and the last block's class token are read from timm's own forward pass."""
+    image = torch.rand(2, 3, 64, 64)
+    found = vit.features(image, ("tokens", "cls", "patch_mean", "last_1", "last_2", "pooled", "pre_logits", "logits"))
+    tokens = vit.model.forward_features((image - 0.5) / 0.5)
+    assert torch.allclose(found["tokens"], tokens, atol=1e-5)
+    assert torch.allclose(found["cls"], tokens[:, 0], atol=1e-5)
+    assert torch.allclose(found["patch_mean"], tokens[:, 1:].mean(1), atol=1e-5)
+    assert torch.allclose(found["last_1"], tokens[:, 0], atol=1e-5)
+    assert torch.equal(found["last_2"][:, -192:], found["last_1"])
+    assert torch.allclose(found["pooled"], found["cls"])
+    assert torch.allclose(found["logits"], vit.model.head(found["pre_logits"]), atol=1e-5)
+    assert found["tokens"].shape == (2, 17, 192)
+
+
+@torch.no_grad()
+def test_convolutional_taps_are_what_their_names_say(cnn: models.TappedModel) -> None:
+    """The pooled tap is the mean of the last map; logits come from the fresh head."""
+    found = cnn.features(torch.rand(2, 3, 64, 64), ("map", "pooled", "pre_logits", "logits", "last_2"))
+    assert torch.allclose(found["pooled"], found["map"].mean((2, 3)))
+    assert found["logits"].shape == (2, 7)
+    assert torch.allclose(found["logits"], cnn.model.classifier(found["pre_logits"]), atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_model_resizes_and_normalises_for_itself(cnn: models.TappedModel) -> None:
+    """A grey image of another size gives the answer of that grey at the model's own size."""
+    small = cnn.features(torch.full((1, 3, 64, 64), 0.5), ("logits",))["logits"]
+    large = cnn.features(torch.full((1, 3, 160, 160), 0.5), ("logits",))["logits"]
+    assert torch.allclose(small, large, atol=1e-5)
+
+
+def test_an_unknown_tap_lists_the_known_ones(cnn: models.TappedModel) -> None:
+    """The message names the model, the tap, and what there is."""
+    with pytest.raises(UsageError, match=r"no tap 'cls'; it has .*map.*pooled"):
+        cnn.features(torch.rand(1, 3, 64, 64), ("cls",))
+
+
+def test_the_spec_gives_shapes_and_leaves_the_mode_alone(cnn: models.TappedModel) -> None:
+    """Asking for shapes neither trains nor forgets that the model was training."""
+    cnn.train()
+    assert cnn.spec(("pooled", "logits")).shapes == {"pooled": (288,), "logits": (7,)}
+    assert cnn.training
+    cnn.eval()
+
+
+@pytest.mark.parametrize("name", [CNN, VIT, "fastvit_t8", "vit_base_patch32_clip_224.openai"])
+def test_the_contract_is_timms_own_preprocessing(name: str) -> None:
+    """Size, short side, interpolation, mean and std are those that timm resolves for the model."""
+    tapped = models.build(name, weights="random", size=None)
+    config = resolve_model_data_config(timm.create_model(name))
+    contract = tapped.contract()
+    assert contract.size_px == config["input_size"][1:]
+    assert contract.resize_px == int(config["input_size"][1] / config["crop_pct"])
+    assert (contract.interpolation, contract.mean, contract.std) == (
+        config["interpolation"],
+        config["mean"],
+        config["std"],
+    )
+
+
+def test_local_weights_are_loaded_strictly_then_the_head_is_replaced(tmp_path: Path) -> None:
+    """Every key must fit the named model; half precision is cast; the new head has the asked classes."""
+    original = timm.create_model(CNN, num_classes=5)
+    path = tmp_path / "weights.safetensors"
+    save_file({k: v.half() if v.is_floating_point() else v for k, v in original.state_dict().items()}, path)
+    tapped = models.build(CNN, weights=path, size=64, classes=3, sha256=sha256_of(path))
+    assert torch.allclose(tapped.model.conv_stem.weight, original.conv_stem.weight, atol=1e-3)
+    assert tapped.model.conv_stem.weight.dtype == torch.float32
+    assert tapped.spec(("logits",)).shapes["logits"] == (3,)
+
+
+def test_a_transformers_positions_are_resampled_to_the_asked_size(tmp_path: Path) -> None:
+    """Weights saved at 224 load at 64: the grid of positions is 4 x 4 and the class token's stays."""
+    original = timm.create_model(VIT, num_classes=4)
+    path = tmp_path / "vit.safetensors"
+    save_file(original.state_dict(), path)
+    tapped = models.build(VIT, weights=path, size=64)
+    assert tapped.model.pos_embed.shape == (1, 17, 192)
+    assert torch.allclose(tapped.model.pos_embed[:, 0], original.pos_embed[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mobilenetv3_smal_100", "timm has no model 'mobilenetv3_smal_100'. Nearest: mobilenetv3_small_100"),
+        (f"{VIT}.dino", "timm has no weights .* Known: .*augreg_in21k_ft_in1k"),
+    ],
+)
+def test_an_unknown_name_shows_the_nearest(name: str, message: str) -> None:
+    """Architecture and weights tag are each checked against timm's lists."""
+    with pytest.raises(UsageError, match=message):
+        models.build(name, weights="random", size=None)
+
+
+def test_weights_of_another_model_are_refused_with_counts(tmp_path: Path) -> None:
+    """The message counts missing, unknown and misshapen keys and names some."""
+    path = tmp_path / "w.safetensors"
+    save_file(timm.create_model("resnet10t").state_dict(), path)
+    with pytest.raises(UsageError, match=r"not the weights of mobilenetv3_small_050: keys \d+ missing \(.*\d+ unknown \("):
+        models.build(CNN, weights=path, size=None)
+
+
+def test_weights_of_the_wrong_width_are_refused(tmp_path: Path) -> None:
+    """Same keys with other shapes are told apart from missing keys."""
+    path = tmp_path / "w.safetensors"
+    save_file(timm.create_model("mobilenetv3_small_075").state_dict(), path)
+    with pytest.raises(UsageError, match=r"of another shape \(.* is \(.*\), needs \("):
+        models.build(CNN, weights=path, size=None)
+
+
+def test_broken_missing_and_pickled_weights_are_refused(tmp_path: Path) -> None:
+    """Only readable safetensors files are weights."""
+    broken = tmp_path / "w.safetensors"
+    broken.write_bytes(b"not weights")
+    pickled = tmp_path / "w.pth"
+    pickled.write_bytes(b"")
+    for path, message in (
+        (broken, "not a readable safetensors"),
+        (pickled, "only .safetensors"),
+        (tmp_path / "none.safetensors", "no such weights file"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            models.build(CNN, weights=path, size=None)
+
+
+def test_a_wrong_sha256_is_an_integrity_error(tmp_path: Path) -> None:
+    """Weights whose digest is not the recipe's are never used."""
+    path = tmp_path / "w.safetensors"
+    save_file(timm.create_model(CNN).state_dict(), path)
+    with pytest.raises(IntegrityError, match="its sha256 is"):
+        models.build(CNN, weights=path, size=None, sha256="0" * 64)
+
+
+def test_the_state_digest_sees_every_weight() -> None:
+    """Changing one number changes the digest; a copy has the same."""
+    one, two = timm.create_model(CNN), timm.create_model(CNN)
+    two.load_state_dict(one.state_dict())
+    assert models.state_digest(one) == models.state_digest(two)
+    with torch.no_grad():
+        two.classifier.bias[0] += 1e-3
+    assert models.state_digest(one) != models.state_digest(two)
