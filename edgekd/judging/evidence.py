@@ -1,0 +1,202 @@
+"""What a run folder holds, read and checked: each file's sha256, and that each record was made from the one before it."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekd.core import stats
+from edgekd.core.errors import EvidenceError, IntegrityError
+from edgekd.core.predictions import read_right
+from edgekd.core.records import (
+    Artifact,
+    Checkpoint,
+    Comparison,
+    CurvePoint,
+    LatencySummary,
+    Measurement,
+)
+from edgekd.core.store import CHECKPOINT, RunFolder, checked_file, read_record
+
+CURVE_POINTS = 400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Student:
+    """A checkpoint whose files are sound, its learning curve, and which images it got right (image id -> right)."""
+
+    record: Checkpoint
+    curve: tuple[CurvePoint, ...]
+    right: Mapping[str, bool]
+
+
+def read_student(run: RunFolder, name: str = CHECKPOINT) -> Student:
+    """Read and check a student: `checkpoint` or `baseline`."""
+    path = run.checkpoint(name)
+    record = read_record(Checkpoint, path)
+    checked_file(record.weights, folder=path.parent)
+    history = checked_file(record.history, folder=path.parent)
+    right = read_right(record.accuracy, folder=path.parent)
+    if not right:
+        raise EvidenceError(f"{path}: was validated on no images", mend="give the source validation images and train again")
+    return Student(record=record, curve=_read_history(history), right=right)
+
+
+def read_artifacts(run: RunFolder, student: Checkpoint, names: Sequence[str] | None) -> tuple[Artifact, ...]:
+    """Read and check the named artifacts in that order, or all that are there; each must come from this student."""
+    paths = run.artifacts() if names is None else [run.artifact(name) for name in names]
+    found = []
+    for path in paths:
+        if not path.is_file():
+            raise EvidenceError(f"{path}: this artifact has not been exported", mend=f"run `edgekd export {run.root}`")
+        record = read_record(Artifact, path)
+        if record.name != path.parent.name:
+            raise EvidenceError(
+                f"{path}: this record is of the artifact {record.name!r}, not of {path.parent.name!r}",
+                mend=f"delete {path.parent} and run `edgekd export {run.root}`",
+            )
+        if record.from_.get("checkpoint") != student.digest():
+            raise EvidenceError(
+                f"{path}: was exported from another checkpoint than the one in this folder",
+                mend=f"run `edgekd export {run.root}` again, or delete {path.parent} if it is no longer wanted",
+            )
+        for reference in record.files:
+            checked_file(reference, folder=path.parent)
+        read_right(record.accuracy, folder=path.parent)
+        found.append(record)
+    return tuple(found)
+
+
+def read_measurements(run: RunFolder, artifacts: Sequence[Artifact], *, only_these: bool) -> dict[str, Measurement]:
+    """Read and check the measurements (by file name) of these artifacts; `only_these` leaves those of others aside."""
+    known = {artifact.name: artifact.digest() for artifact in artifacts}
+    found: dict[str, Measurement] = {}
+    for path in run.measurements():
+        name = artifact_of(path.stem)
+        if name not in known and only_these:
+            continue
+        record = read_record(Measurement, path)
+        if name not in known or record.from_.get("artifact") != known[name]:
+            raise EvidenceError(
+                f"{path}: was not measured with the artifact {name!r} that is in this folder now",
+                mend=f"run `edgekd bench {run.root}` again, or delete the file if it is no longer wanted",
+            )
+        found[path.stem] = record
+    return found
+
+
+def artifact_of(measurement: str) -> str:
+    """Return the artifact's name in a measurement's file name, `<artifact>@<device>`."""
+    return measurement.partition("@")[0]
+
+
+def compare_students(student: Student, baseline: Student, *, where: Path) -> Comparison:
+    """Compare two students on the same images; raise `EvidenceError` if images or labels are not the same."""
+    a, b = student.record, baseline.record
+    unlike = {
+        "is another model": a.student != b.student,
+        "learned from other images or labels": (a.data.digest, a.data.labelled_images)
+        != (b.data.digest, b.data.labelled_images),
+        "was validated on other images": student.right.keys() != baseline.right.keys(),
+    }
+    for what, is_so in unlike.items():
+        if is_so:
+            raise EvidenceError(f"{where}: the baseline {what} than the student", mend="run `edgekd distill` again")
+    only_student, only_baseline = discordant(student.right, baseline.right)
+    images = len(student.right)
+    return Comparison(
+        images=images,
+        student_top1=stats.wilson(sum(student.right.values()), images),
+        baseline_top1=stats.wilson(sum(baseline.right.values()), images),
+        only_student_right=only_student,
+        only_baseline_right=only_baseline,
+        difference=stats.paired_difference(only_student, only_baseline, images),
+        mcnemar_p=stats.mcnemar(only_student, only_baseline),
+    )
+
+
+def discordant(a: Mapping[str, bool], b: Mapping[str, bool]) -> tuple[int, int]:
+    """Return on how many of the same images only a is right, and only b."""
+    only_a = sum(right and not b[image] for image, right in a.items())
+    only_b = sum(right and not a[image] for image, right in b.items())
+    return only_a, only_b
+
+
+def summarise(artifact: str, measurement: Measurement) -> LatencySummary:
+    """Return the measurement of an artifact (its name) in a few numbers.
+
+    Percentiles are nearest-rank over the pooled samples of all processes, or over each process's own.
+    """
+    pooled = sorted(ns for worker in measurement.workers for ns in worker.infer_ns)
+    own = [sorted(worker.infer_ns) for worker in measurement.workers]
+    smallest = min(map(len, own), default=0)
+    withheld = [
+        f"p{p} needs {floor} samples, there are {len(pooled)}"
+        for p, floor in stats.FLOORS.items()
+        if p in (50, 90) and len(pooled) < floor
+    ]
+    withheld += [
+        f"p{p} of each process needs {floor} samples in every process, the smallest has {smallest}"
+        for p, floor in stats.FLOORS.items()
+        if p in (50, 90) and smallest < floor <= len(pooled)
+    ]
+    return LatencySummary(
+        artifact=artifact,
+        device=measurement.device,
+        protocol=measurement.protocol,
+        runtime=measurement.runtime,
+        executed_on=measurement.executed_on,
+        executed_precision=measurement.executed_precision,
+        batch=measurement.batch,
+        threads=measurement.threads,
+        input_images=measurement.input_images,
+        warmup_iterations=tuple(worker.warmup_iterations for worker in measurement.workers),
+        samples=len(pooled),
+        worker_p50_ms=_each(own, 50),
+        worker_p90_ms=_each(own, 90),
+        p50_ms=_pooled(pooled, 50),
+        p90_ms=_pooled(pooled, 90),
+        load_ms=tuple(worker.load_ns / 1e6 for worker in measurement.workers),
+        first_ms=tuple(worker.first_ns / 1e6 for worker in measurement.workers),
+        curve_ms=tuple(stats.percentile(pooled, p) / 1e6 for p in range(101)) if pooled else (),
+        withheld=tuple(withheld),
+        flags=measurement.flags,
+        trusted=measurement.trusted,
+        untrusted_because=measurement.untrusted_because,
+    )
+
+
+def _pooled(ordered_ns: Sequence[int], percent: int) -> float | None:
+    return stats.percentile(ordered_ns, percent) / 1e6 if len(ordered_ns) >= stats.FLOORS[percent] else None
+
+
+def _each(workers_ns: Sequence[Sequence[int]], percent: int) -> tuple[float, ...]:
+    if any(len(ordered_ns) < stats.FLOORS[percent] for ordered_ns in workers_ns):
+        return ()
+    return tuple(stats.percentile(ordered_ns, percent) / 1e6 for ordered_ns in workers_ns)
+
+
+def _read_history(path: Path) -> tuple[CurvePoint, ...]:
+    points = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                entry = json.loads(line)
+            except ValueError as error:
+                raise IntegrityError(f"{path}:{number}: not JSON: {error}", mend="run the stage again") from error
+            if not isinstance(entry, dict) or "images_seen" not in entry or "loss" not in entry:
+                continue
+            if not math.isfinite(entry["loss"]):
+                raise EvidenceError(
+                    f"{path}:{number}: the loss is {entry['loss']}", mend="lower the learning rate and train again"
+                )
+            points.append(CurvePoint(images_seen=entry["images_seen"], loss=entry["loss"], top1=entry.get("top1")))
+    return _thinned(points)
+
+
+def _thinned(points: list[CurvePoint]) -> tuple[CurvePoint, ...]:
+    """Keep every evaluation, the first and the last point, and an even share of the rest: a page needs no more."""
+    step = max(1, math.ceil(len(points) / CURVE_POINTS))
+    last = len(points) - 1
+    return tuple(p for i, p in enumerate(points) if i % step == 0 or i == last or p.top1 is not None)

@@ -1,0 +1,204 @@
+"""Markdown, as code hosts show it in a job summary or a comment."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import ClassVar
+
+from edgekd.core import stats
+from edgekd.core.contracts import Format
+from edgekd.core.records import Artifact, LatencySummary, Report, Verdict
+from edgekd.judging import wording
+
+LONGEST_LIST = 20
+_SAFE_CODE = re.compile(r"[A-Za-z0-9 ._/@+-]*")
+_BREAK = "&#8203;"
+
+
+class Markdown(Format):
+    """Markdown with tables, for job summaries and comments; names from outside are shown, never obeyed."""
+
+    file_name: ClassVar[str] = "report.md"
+
+    def render(self, report: Report, verdict: Verdict) -> str:
+        """Return the document."""
+        blocks = [
+            f"# edgekd: {prose(report.recipe)} {wording.OUTCOMES[verdict.outcome]}",
+            prose(wording.headline(report, verdict)),
+            *_verdict(verdict),
+            *_learning(report),
+            *_artifacts(report),
+            *_latencies(report),
+            *_ingredients(report),
+            *_provenance(report, verdict),
+        ]
+        return "\n\n".join(blocks) + "\n"
+
+
+def prose(text: str) -> str:
+    """Return text that Markdown shows as it is: no markup, no HTML, no link, and nobody is mentioned."""
+    escaped = re.sub(r"[\\`<>&|$]", _entity, wording.plain(text))
+    escaped = re.sub(r"[*~\[\]]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\\g<0>", escaped)
+    escaped = re.sub(r"(?<!&)#|@", lambda found: _entity(found) + _BREAK, escaped)
+    return re.sub(r"(?<=:)(?=//)|(?<=www)(?=\.)", _BREAK, escaped, flags=re.IGNORECASE)
+
+
+def code(text: str) -> str:
+    """Return text as code; a code span where that is safe, else an element with everything in it escaped."""
+    if text and _SAFE_CODE.fullmatch(text) and text == text.strip():
+        return f"`{text}`"
+    return f"<code>{prose(text)}</code>"
+
+
+def _entity(found: re.Match[str]) -> str:
+    return f"&#{ord(found[0])};"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _verdict(verdict: Verdict) -> Iterator[str]:
+    yield "## Verdict"
+    if not verdict.findings:
+        yield prose(wording.NO_BUDGETS)
+        return
+    signs = {"at most": "≤", "at least": "≥"}
+    yield _table(
+        ("", "Check", "Subject", "Value", "Limit"),
+        (
+            (
+                f"**{wording.OUTCOMES[f.outcome]}**" if f.outcome != "pass" else wording.OUTCOMES[f.outcome],
+                prose(f.budget),
+                code(f.subject),
+                prose(wording.quantity(f.value, f.unit)),
+                f"{signs[f.bound]} {prose(wording.quantity(f.limit, f.unit))}",
+            )
+            for f in verdict.findings
+        ),
+    )
+    open_ones = [f for f in verdict.findings if f.outcome != "pass"]
+    if open_ones:
+        yield "\n".join(f"- **{wording.OUTCOMES[f.outcome]}**: {prose(f.because)}" for f in open_ones)
+    yield f"Exit code {verdict.exit_code}. Unknown is not passed."
+
+
+def _learning(report: Report) -> Iterator[str]:
+    comparison, student, baseline = report.comparison, report.student, report.baseline
+    if comparison is None or baseline is None:
+        return
+    yield "## Student against baseline"
+    rows = [
+        (
+            "Student",
+            code(student.method.use),
+            wording.share_interval(comparison.student_top1),
+            f"{student.training.images_seen:,}",
+        ),
+        (
+            "Baseline",
+            code(baseline.method.use),
+            wording.share_interval(comparison.baseline_top1),
+            f"{baseline.training.images_seen:,}",
+        ),
+    ]
+    yield _table(("", "Method", "Top-1, 95 % interval", "Images seen"), rows)
+    yield (
+        f"On the same {comparison.images:,} images {comparison.only_student_right:,} are right with the student only and "
+        f"{comparison.only_baseline_right:,} with the baseline only: {wording.points_interval(comparison.difference)}, "
+        f"exact McNemar p = {comparison.mcnemar_p:.2g}."
+    )
+
+
+def _artifacts(report: Report) -> Iterator[str]:
+    if not report.artifacts:
+        return
+    yield "## Artifacts"
+    head = ("Artifact", "Runtime", "Executed", "Size", "Top-1 through runtime", "Agrees with torch", "Max abs")
+    yield _table(head, map(_artifact_row, report.artifacts))
+    flips = [(artifact.name, flip) for artifact in report.artifacts for flip in artifact.parity.flips]
+    if flips:
+        yield _table(
+            ("Flip in", "Image", "Label", "Torch says", "Artifact says"),
+            (
+                (code(name), code(flip.image), prose(flip.label), prose(flip.torch_class), prose(flip.runtime_class))
+                for name, flip in flips[:LONGEST_LIST]
+            ),
+        )
+        yield from _more(len(flips))
+
+
+def _artifact_row(artifact: Artifact) -> tuple[str, ...]:
+    accuracy, parity = artifact.accuracy, artifact.parity
+    return (
+        code(artifact.name),
+        prose(artifact.runtime),
+        prose(f"{artifact.executed_precision} on {artifact.executed_on}"),
+        wording.size(artifact.size_bytes),
+        wording.share_interval(stats.wilson(accuracy.top1_correct, accuracy.images)) if accuracy.images else wording.MISSING,
+        f"{wording.percent(parity.top1_agreement)} of {parity.images:,}" if parity.images else wording.MISSING,
+        f"{parity.max_abs:.2g}" + (f", {parity.non_finite:,} NaN or infinite" if parity.non_finite else ""),
+    )
+
+
+def _latencies(report: Report) -> Iterator[str]:
+    if not report.latencies:
+        return
+    yield "## Latency"
+    head = ("Artifact", "Device", "p50", "p90", "Loading", "First inference", "Samples", "Load before", "Remarks")
+    yield _table(head, map(_latency_row, report.latencies))
+    for device in wording.devices(report):
+        quota = "" if device.cgroup_quota_cores is None else f", quota {device.cgroup_quota_cores:g}"
+        yield prose(
+            f"Device {device.name}: {device.cpu or 'unknown processor'}, {device.usable_cores} usable cores{quota}, "
+            f"governor {device.governor or 'unknown'}, {device.system}, {device.python}."
+        )
+
+
+def _latency_row(summary: LatencySummary) -> tuple[str, ...]:
+    remarks = [f"not trusted: {line}" for line in summary.untrusted_because]
+    remarks += [line for line in summary.flags if line not in summary.untrusted_because]
+    remarks += [f"withheld: {line}" for line in summary.withheld]
+    return (
+        code(summary.artifact),
+        prose(f"{summary.device.name}, batch {summary.batch}, {wording.counted(summary.threads, 'thread')}"),
+        wording.quantity(summary.p50_ms, "ms"),
+        wording.quantity(summary.p90_ms, "ms"),
+        wording.quantity(max(summary.load_ms, default=None), "ms"),
+        wording.quantity(max(summary.first_ms, default=None), "ms"),
+        f"{summary.samples:,} in {wording.counted(len(summary.warmup_iterations), 'process', 'processes')}",
+        "unknown" if summary.device.load_1min is None else f"{summary.device.load_1min:.2f}",
+        prose("; ".join(remarks)),
+    )
+
+
+def _ingredients(report: Report) -> Iterator[str]:
+    student, data = report.student, report.student.data
+    yield "## Teacher and data"
+    for teacher in student.teachers:
+        probe = "not probed" if teacher.probe_top1 is None else f"linear probe {wording.percent(teacher.probe_top1)}"
+        yield prose(f"Teacher {teacher.name}: {teacher.parameters:,} parameters, licence {teacher.licence}, {probe}.")
+    yield prose(
+        f"Data: {data.train_images:,} training images, {data.labelled_images:,} of them labelled, "
+        f"{data.validation_images:,} validation images, {wording.counted(len(data.classes), 'class', 'classes')}."
+    )
+    if data.quarantined:
+        rows = ((code(image.image), prose(image.reason)) for image in data.quarantined[:LONGEST_LIST])
+        yield _table(("Image left out", "Reason"), rows)
+        yield from _more(len(data.quarantined))
+
+
+def _provenance(report: Report, verdict: Verdict) -> Iterator[str]:
+    yield "## Provenance"
+    rows = [("verdict", verdict.digest()), ("report", report.digest()), *report.from_.items()]
+    rows += [(f"teacher {teacher.name}", teacher.weights_sha256) for teacher in report.student.teachers]
+    rows.append(("data", report.student.data.digest))
+    yield _table(("Record", "Digest"), ((code(name), code(digest)) for name, digest in rows))
+    made_by = report.made_by
+    git = f", git {made_by.git}" if made_by.git else ""
+    yield f"Made by {code(made_by.command or 'unknown command')} with {prose(f'edgekd {made_by.version}{git}')}."
+
+
+def _more(length: int) -> Iterator[str]:
+    if length > LONGEST_LIST:
+        yield f"and {length - LONGEST_LIST:,} more, all in report.json"

@@ -1,0 +1,98 @@
+"""Judging: the facts of a run side by side, a verdict over them, and both written down.
+
+`judge` is a pure function: the same report and budgets give the same bytes of verdict.json, on any machine, at any time.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgekd.core.contracts import Budget, Format
+from edgekd.core.errors import (
+    BUDGET_FAILED,
+    INCONCLUSIVE,
+    MACHINE,
+    PASSED,
+    EvidenceError,
+    MachineError,
+    UsageError,
+    worst,
+)
+from edgekd.core.records import Finding, MadeBy, Outcome, Report, Verdict, digest_of
+from edgekd.core.store import BASELINE, RunFolder, write_text
+from edgekd.judging import evidence
+
+_CODES: dict[Outcome, int] = {"pass": PASSED, "fail": BUDGET_FAILED, "inconclusive": INCONCLUSIVE, "error": MACHINE}
+_OUTCOMES: dict[int, Outcome] = {code: outcome for outcome, code in _CODES.items()}
+
+
+def make_report(*, recipe_name: str, run: RunFolder, artifacts: Sequence[str] | None, made_by: MadeBy) -> Report:
+    """Put the records of a run side by side; `artifacts` names those that belong to it (None: all that are there).
+
+    Raises `UsageError` without a student, `IntegrityError` for a file that was changed, and `EvidenceError` for a record
+    that was not made from the record before it.
+    """
+    student = evidence.read_student(run)
+    baseline = evidence.read_student(run, BASELINE) if run.checkpoint(BASELINE).is_file() else None
+    exported = evidence.read_artifacts(run, student.record, artifacts)
+    measured = evidence.read_measurements(run, exported, only_these=artifacts is not None)
+    from_ = {"checkpoint": student.record.digest()}
+    if baseline is not None:
+        from_["baseline"] = baseline.record.digest()
+    from_ |= {f"artifacts/{record.name}": record.digest() for record in exported}
+    from_ |= {f"measurements/{name}": record.digest() for name, record in measured.items()}
+    return Report(
+        made_by=made_by,
+        from_=from_,
+        recipe=recipe_name,
+        student=student.record,
+        baseline=baseline.record if baseline else None,
+        comparison=(evidence.compare_students(student, baseline, where=run.checkpoint(BASELINE)) if baseline else None),
+        student_curve=student.curve,
+        baseline_curve=baseline.curve if baseline else (),
+        artifacts=exported,
+        latencies=tuple(evidence.summarise(evidence.artifact_of(name), record) for name, record in measured.items()),
+    )
+
+
+def judge(report: Report, budgets: Sequence[Budget], made_by: MadeBy) -> Verdict:
+    """Hold a report against budgets; without any budget the verdict is inconclusive, because unknown is not passed.
+
+    Of `made_by` only the version enters the verdict, which therefore depends on nothing but the report and the budgets.
+    """
+    findings = tuple(finding for budget in budgets for finding in _answers(budget, report))
+    exit_code = worst(_CODES[finding.outcome] for finding in findings)
+    return Verdict(
+        made_by=MadeBy(version=made_by.version),
+        from_={
+            "report": report.digest(),
+            "budgets": digest_of([budget.ref().model_dump(mode="json") for budget in budgets]),
+        },
+        outcome=_OUTCOMES[exit_code],
+        exit_code=exit_code,
+        findings=findings,
+    )
+
+
+def write(run: RunFolder, report: Report, verdict: Verdict, formats: Sequence[Format]) -> tuple[Path, ...]:
+    """Write report.json, the report in each format, and verdict.json last; nothing is written if one cannot be rendered."""
+    if verdict.from_.get("report") != report.digest():
+        raise EvidenceError("this verdict is about another report", mend="judge this report again")
+    pages = {run.report: report.to_json()}
+    for part in formats:
+        path = run.root / part.file_name
+        text = part.render(report, verdict)
+        if pages.setdefault(path, text) != text or path == run.verdict:
+            raise UsageError(f"two formats want to write {part.file_name}", mend="drop one of them from `formats:`")
+    pages[run.verdict] = verdict.to_json()
+    for path, text in pages.items():
+        write_text(path, text)
+    return tuple(pages)
+
+
+def _answers(budget: Budget, report: Report) -> tuple[Finding, ...]:
+    findings = budget.check(report)
+    if not findings:
+        raise MachineError(
+            f"the budget {budget.ref().use!r} gave no answer", mend="report this to whoever provides that budget"
+        )
+    return findings

@@ -1,0 +1,129 @@
+"""Numbers and names in words: the one spelling that sentences, tables, pages and the console share."""
+
+import unicodedata
+from collections import Counter
+
+from edgekd.core.records import DeviceFacts, Interval, LatencySummary, Outcome, Report, Verdict
+
+OUTCOMES: dict[Outcome, str] = {
+    "pass": "passed",
+    "fail": "failed",
+    "inconclusive": "inconclusive",
+    "error": "error",
+}
+MISSING = "\N{EN DASH}"
+NO_BUDGETS = (
+    "No budgets were given, so nothing was judged, and unknown is not passed. "
+    "Add limits to the recipe, for example budgets: [{use: accuracy, min: 70%}]"
+)
+_SIZE_STEPS = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
+_INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+
+
+def plain(text: str) -> str:
+    """Return text on one line in which every control, direction-changing or invisible character is spelled out."""
+    return "".join(c.encode("unicode_escape").decode() if _is_invisible(c) else c for c in text)
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage; nothing short of all is ever rounded to 100 %, nothing above none to 0 %."""
+    if share in (0, 1):
+        return f"{100 * share:.0f} %"
+    for digits in (1, 2, 3):
+        shown = f"{100 * share:.{digits}f}"
+        if float(shown) not in (0, 100):
+            return f"{shown} %"
+    return "> 99.999 %" if share > 0.5 else "< 0.001 %"
+
+
+def points(difference: float) -> str:
+    """Return a difference of shares in signed percentage points."""
+    return f"{100 * difference:+.1f}"
+
+
+def milliseconds(value: float) -> str:
+    """Return milliseconds with about three significant digits."""
+    digits = 3 if value < 1 else 2 if value < 10 else 1 if value < 100 else 0
+    return f"{value:,.{digits}f} ms"
+
+
+def size(value: float) -> str:
+    """Return a size in decimal units, bytes below a kilobyte."""
+    for step, unit in _SIZE_STEPS:
+        if value >= step:
+            return f"{value / step:,.2f} {unit}"
+    return f"{value:,.0f} B"
+
+
+def quantity(value: float | None, unit: str) -> str:
+    """Return a finding's value or limit with its unit; a missing value is a dash."""
+    if value is None:
+        return MISSING
+    if unit == "bytes":
+        return size(value)
+    if unit == "ms":
+        return milliseconds(value)
+    if unit == "%":
+        return percent(value / 100)
+    if unit == "points":
+        return f"{value:+.1f} points" if value else "0 points"
+    return f"{value:.3g} {unit}".rstrip()
+
+
+def share_interval(interval: Interval) -> str:
+    """Return a share with its interval in percent: `71.2 % [65.0 to 77.1]`."""
+    return f"{percent(interval.value)} [{100 * interval.low:.1f} to {100 * interval.high:.1f}]"
+
+
+def points_interval(interval: Interval) -> str:
+    """Return a difference with its interval in points: `+12.1 points [+5.0 to +19.0]`."""
+    return f"{points(interval.value)} points [{points(interval.low)} to {points(interval.high)}]"
+
+
+def tally(verdict: Verdict) -> str:
+    """Return how many checks ended how: `5 checks: 4 passed, 1 inconclusive`."""
+    if not verdict.findings:
+        return "nothing was judged"
+    counts = Counter(finding.outcome for finding in verdict.findings)
+    total = len(verdict.findings)
+    if counts["pass"] == total:
+        return "1 check passed" if total == 1 else f"all {total} checks passed"
+    parts = [f"{counts[outcome]} {word}" for outcome, word in OUTCOMES.items() if counts[outcome]]
+    return f"{total} check{'s' if total > 1 else ''}: {', '.join(parts)}"
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun: `1 process`, `3 processes`."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def fastest(report: Report) -> LatencySummary | None:
+    """Return the trusted measurement with the lowest p50, or None."""
+    known = [summary for summary in report.latencies if summary.trusted and summary.p50_ms is not None]
+    return min(known, key=lambda summary: (summary.p50_ms, summary.artifact), default=None)
+
+
+def devices(report: Report) -> tuple[DeviceFacts, ...]:
+    """Return the machines that were measured on, each once, without the load, which differs between measurements."""
+    return tuple(dict.fromkeys(summary.device.model_copy(update={"load_1min": None}) for summary in report.latencies))
+
+
+def headline(report: Report, verdict: Verdict) -> str:
+    """Return the whole report in one sentence."""
+    student, comparison, fast = report.student, report.comparison, fastest(report)
+    said = f"Student {student.student_name}: {percent(student.accuracy.top1)} top-1"
+    if comparison is not None and report.baseline is not None:
+        same = report.baseline.training.images_seen == student.training.images_seen
+        said = f"Student {student.student_name}: {share_interval(comparison.student_top1)} top-1"
+        said += f" on {comparison.images:,} images, {points_interval(comparison.difference)} against the baseline"
+        said += " trained on the same labels" + (" for as many images" if same else "")
+    else:
+        said += f" on {student.accuracy.images:,} images, no baseline to compare with"
+    if fast is not None and fast.p50_ms is not None:
+        said += f"; {milliseconds(fast.p50_ms)} p50 with {fast.artifact} on {fast.device.name}"
+    return f"{said}; {tally(verdict)}."
+
+
+def _is_invisible(character: str) -> bool:
+    noncharacter = ord(character) & 0xFFFE == 0xFFFE or 0xFDD0 <= ord(character) <= 0xFDEF
+    return noncharacter or unicodedata.category(character) in _INVISIBLE

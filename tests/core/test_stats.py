@@ -1,0 +1,154 @@
+"""Intervals, paired tests and percentiles against numbers found another way."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgekd.core import stats
+
+Z = 1.959963984540054
+
+
+def test_wilson_is_the_closed_form() -> None:
+    """Wilson's interval is what Wilson's formula gives, worked out here in float64."""
+    for n in (1, 7, 240, 50_000):
+        for k in {0, 1, n // 3, n // 2, n - 1, n}:
+            p = np.float64(k) / n
+            centre = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
+            half = Z / (1 + Z**2 / n) * np.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
+            found = stats.wilson(k, n)
+            assert found.value == k / n
+            assert found.low == pytest.approx(max(0.0, centre - half), abs=1e-12)
+            assert found.high == pytest.approx(min(1.0, centre + half), abs=1e-12)
+
+
+def test_wilson_reproduces_a_published_value() -> None:
+    """Newcombe (1998), table I: 81 of 263 gives 0.2553 to 0.3662; 0 of 20 gives 0 to 0.1611."""
+    found = stats.wilson(81, 263)
+    assert (round(found.low, 4), round(found.high, 4)) == (0.2553, 0.3662)
+    found = stats.wilson(0, 20)
+    assert (found.low, round(found.high, 4)) == (0, 0.1611)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 0), (-1, 3), (4, 3)])
+def test_wilson_refuses_impossible_counts(successes: int, trials: int) -> None:
+    """No share is invented for counts that cannot be."""
+    with pytest.raises(ValueError):
+        stats.wilson(successes, trials)
+
+
+@given(st.integers(1, 5000), st.data())
+def test_wilson_surrounds_the_share_and_mirrors(trials: int, data: st.DataObject) -> None:
+    """The interval holds the share, stays in [0, 1], and that of the failures is its mirror image."""
+    successes = data.draw(st.integers(0, trials))
+    found, mirror = stats.wilson(successes, trials), stats.wilson(trials - successes, trials)
+    assert 0 <= found.low <= found.value <= found.high <= 1
+    assert found.low == pytest.approx(1 - mirror.high, abs=1e-9)
+
+
+@given(st.integers(1, 99), st.integers(1, 99))
+def test_trials_to_decide_is_where_the_bound_reaches_the_limit(share_percent: int, limit_percent: int) -> None:
+    """With that many trials the Wilson bound has reached the limit, with one fewer it has not."""
+    share, limit = share_percent / 100, limit_percent / 100
+    needed = stats.trials_to_decide(share, limit)
+    if share == limit:
+        assert needed is None
+        return
+
+    def distance(n: int) -> float:
+        centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
+        half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+        return (centre - half) - limit if share > limit else limit - (centre + half)
+
+    assert needed is not None
+    assert distance(needed) >= -1e-12
+    assert needed == 1 or distance(needed - 1) < 1e-12
+
+
+def test_mcnemar_is_the_binomial_sum() -> None:
+    """The exact p-value is a sum over binomial coefficients, done here by hand."""
+    for a, b in ((0, 1), (5, 0), (3, 9), (48, 19), (10, 10)):
+        n = a + b
+        upper = sum(math.comb(n, k) for k in range(a, n + 1)) / 2**n
+        smaller = sum(math.comb(n, k) for k in range(min(a, b) + 1)) / 2**n
+        assert stats.mcnemar(a, b, alternative="greater") == pytest.approx(upper, rel=1e-12)
+        assert stats.mcnemar(a, b) == pytest.approx(min(1.0, 2 * smaller), rel=1e-12)
+
+
+def test_mcnemar_without_discordance_says_nothing() -> None:
+    """If both are right on the same images, nothing speaks against equality."""
+    assert stats.mcnemar(0, 0) == 1.0
+    assert stats.mcnemar(0, 0, alternative="greater") == 1.0
+
+
+def test_paired_difference_is_walds_with_half_a_trial_in_each_cell() -> None:
+    """Agresti and Min (2005): Wald's interval after 0.5 was added to each of the four cells, worked out here."""
+    for a, b, n in ((48, 19, 240), (0, 0, 10), (86, 150, 1600), (7, 0, 7)):
+        table = np.array([a, b, 0.0, n - a - b]) + 0.5
+        share = table / table.sum()
+        centre = share[0] - share[1]
+        half = Z * np.sqrt((share[0] + share[1] - centre**2) / table.sum())
+        found = stats.paired_difference(a, b, n)
+        assert found.value == pytest.approx((a - b) / n)
+        assert found.low == pytest.approx(max(-1.0, centre - half), abs=1e-12)
+        assert found.high == pytest.approx(min(1.0, centre + half), abs=1e-12)
+
+
+def test_paired_difference_agrees_with_a_textbook_example() -> None:
+    """Agresti, Categorical Data Analysis: 86 against 150 of 1,600 is -0.04 with the interval -0.06 to -0.02."""
+    found = stats.paired_difference(86, 150, 1600)
+    assert (round(found.low, 2), found.value, round(found.high, 2)) == (-0.06, -0.04, -0.02)
+
+
+def test_paired_difference_covers_the_truth_as_often_as_it_says() -> None:
+    """Over 2,000 simulated sets of 240 images the interval holds the true difference 95 % of the time, give or take 1.5."""
+    draw = np.random.default_rng(7)
+    counts = draw.multinomial(240, [0.2, 0.1, 0.7], size=2000)
+    covered = [i.low <= 0.1 <= i.high for i in (stats.paired_difference(int(a), int(b), 240) for a, b, _ in counts)]
+    assert abs(np.mean(covered) - 0.95) < 0.015
+
+
+@pytest.mark.parametrize(("a", "b", "n"), [(0, 0, 0), (-1, 0, 3), (2, 2, 3)])
+def test_paired_difference_refuses_impossible_counts(a: int, b: int, n: int) -> None:
+    """No difference is invented for counts that cannot be."""
+    with pytest.raises(ValueError):
+        stats.paired_difference(a, b, n)
+
+
+def test_percentile_by_hand() -> None:
+    """Nearest rank: the textbook example 15 20 35 40 50."""
+    values = [15, 20, 35, 40, 50]
+    assert [stats.percentile(values, p) for p in (0, 5, 20, 30, 40, 50, 100)] == [15, 15, 15, 20, 20, 35, 50]
+
+
+@given(st.lists(st.integers(0, 10**12), min_size=1, max_size=300), st.integers(0, 100))
+def test_percentile_is_the_smallest_value_with_enough_at_or_below(values: list[int], percent: int) -> None:
+    """It is one of the samples, enough samples are at or below it, and not enough are strictly below it."""
+    found = stats.percentile(sorted(values), percent)
+    assert found in values
+    assert 100 * sum(v <= found for v in values) >= percent * len(values)
+    assert percent == 0 or 100 * sum(v < found for v in values) < percent * len(values)
+
+
+@pytest.mark.parametrize(("values", "percent"), [([], 50), ([1], -1), ([1], 101)])
+def test_percentile_refuses_what_does_not_exist(values: list[int], percent: int) -> None:
+    """There is no percentile of nothing, and none outside 0 to 100."""
+    with pytest.raises(ValueError):
+        stats.percentile(values, percent)
+
+
+def test_floors_are_mlperfs_early_stopping_rule() -> None:
+    """The floors are the smallest h + 1 with BinomCDF(1; h + 1, 1 - p) <= 1 %, searched here."""
+    from scipy.stats import binom
+
+    def smallest(share: float) -> int:
+        h = 1
+        while binom.cdf(1, h + 1, 1 - share) > 0.01:
+            h += 1
+        return h + 1
+
+    assert {percent: smallest(percent / 100) for percent in (50, 90, 95, 99)} == stats.FLOORS
+    assert stats.FLOORS == {50: 11, 90: 64, 95: 130, 99: 662}
