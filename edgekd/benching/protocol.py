@@ -13,6 +13,8 @@ Spread    At a standard deviation of 5 % between processes, beyond which even pa
 Drift     Medians of the first and the last fifth of a worker, 40 samples each at the default plan, differ by less than 5 %
           in 99.9 % of steady workers with 5 % noise. Beyond 10 %, in the median over the workers, the warm-up was not over or
           the machine was throttling: the number describes neither state. A passing hiccup in one worker is not drift.
+Blur      Spread and drift say by how much the samples may mislead: the larger of the two factors. A limit that is further
+          away than that can be decided; the other reasons leave nothing to decide on.
 Load      The load average counts what ran before, edgekd's own training too, so a busy machine is a flag only.
 """
 
@@ -48,6 +50,7 @@ class Judgement:
 
     flags: tuple[str, ...]
     untrusted_because: tuple[str, ...]
+    blur: float | None = 1.0
 
     @property
     def trusted(self) -> bool:
@@ -58,13 +61,9 @@ class Judgement:
 def judge(samples: Sequence[Samples], *, artifact: Artifact, facts: DeviceFacts, threads: int, inputs: Inputs) -> Judgement:
     """Return what the samples of one measurement are worth; `facts` are those of the device before the start."""
     times_ns = [one.worker.infer_ns for one in samples]
-    reasons = (
-        *too_few(times_ns),
-        *unreal_inputs(inputs),
-        *not_as_asked(samples, artifact),
-        *spread(times_ns),
-        *drift(times_ns),
-    )
+    void = (*too_few(times_ns), *unreal_inputs(inputs), *not_as_asked(samples, artifact))
+    unsteady = (*spread(times_ns), *drift(times_ns))
+    reasons = (*void, *unsteady)
     notes = (
         *few_images(inputs),
         *other_runtime(samples, artifact),
@@ -72,7 +71,8 @@ def judge(samples: Sequence[Samples], *, artifact: Artifact, facts: DeviceFacts,
         *busy(facts),
         *oversubscribed(facts, threads),
     )
-    return Judgement(flags=(*reasons, *notes), untrusted_because=reasons)
+    blur = None if void else _blur(times_ns) if unsteady else 1.0
+    return Judgement(flags=(*reasons, *notes), untrusted_because=reasons, blur=blur)
 
 
 # -------------------------------------------------------------------------------------------------- reasons not to trust
@@ -156,6 +156,12 @@ def oversubscribed(facts: DeviceFacts, threads: int) -> Iterator[str]:
     """Note more threads than the process has cores."""
     if threads > facts.usable_cores:
         yield f"oversubscribed: {threads} threads on {facts.usable_cores} usable cores"
+
+
+def _blur(times_ns: Sequence[Sequence[int]]) -> float:
+    medians = [median(times) for times in times_ns if times]
+    drifts = [math.exp(abs(_log_drift(times))) for times in times_ns if len(times) >= MIN_FOR_DRIFT]
+    return round(max([max(medians) / max(1.0, min(medians)), *drifts]), 3)
 
 
 def _log_drift(times: Sequence[int]) -> float:

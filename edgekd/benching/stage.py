@@ -82,6 +82,7 @@ def bench(
         flags=judgement.flags,
         trusted=judgement.trusted,
         untrusted_because=judgement.untrusted_because,
+        blur=judgement.blur,
     )
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -299,7 +299,11 @@ class WorkerSamples(Fact):
 
 
 class Measurement(Record):
-    """The latency of one artifact on one device: every sample, and whether it can be trusted."""
+    """The latency of one artifact on one device: every sample, and whether it can be trusted.
+
+    `blur` is the factor by which unsteady processes may mislead (1 for steady ones); a limit further away than that is
+    decided all the same. None where the samples must not be used at all.
+    """
 
     kind: ClassVar[str] = "measurement"
     artifact: str
@@ -315,6 +319,7 @@ class Measurement(Record):
     flags: tuple[str, ...]
     trusted: bool
     untrusted_because: tuple[str, ...]
+    blur: float | None = None
 
 
 class LatencySummary(Fact):
@@ -345,6 +350,7 @@ class LatencySummary(Fact):
     flags: tuple[str, ...]
     trusted: bool
     untrusted_because: tuple[str, ...]
+    blur: float | None = None
 
 
 class Interval(Fact):

@@ -164,6 +164,7 @@ def summarise(artifact: str, measurement: Measurement) -> LatencySummary:
         flags=measurement.flags,
         trusted=measurement.trusted,
         untrusted_because=measurement.untrusted_because,
+        blur=measurement.blur,
     )
 
 

@@ -95,6 +95,14 @@ def test_what_ran_must_be_what_was_checked(judged: Judge, changes: dict[str, str
     assert judgement.untrusted_because == (reason,)
 
 
+def test_the_blur_is_the_larger_of_spread_and_drift(judged: Judge) -> None:
+    """Steady is 1; medians of 10 and 20 blur by 2; a worker that triples blurs by 3; what is void has none."""
+    assert judged(samples([10 * MS] * 50, [10 * MS] * 50)).blur == 1.0
+    assert judged(samples([10 * MS] * 50, [20 * MS] * 50)).blur == 2.0
+    assert judged(samples(*[[10 * MS] * 10 + [15 * MS] * 30 + [30 * MS] * 10] * 2)).blur == 3.0
+    assert judged(samples([10 * MS] * 50)).blur is None
+
+
 @pytest.mark.parametrize(
     ("inputs", "reasons", "flags"),
     [

@@ -72,6 +72,19 @@ def test_latency_that_cannot_be_trusted_is_inconclusive(report: Report) -> None:
     assert "unstable: from 1 to 9 ms" in finding.because
 
 
+@pytest.mark.parametrize(
+    ("limit", "outcome"), [("9.1ms", "pass"), ("8.9ms", "inconclusive"), ("0.34ms", "inconclusive"), ("0.32ms", "fail")]
+)
+def test_an_unsteady_measurement_decides_limits_beyond_its_blur(report: Report, limit: str, outcome: str) -> None:
+    """Processes of 1 to 3 ms, misleading by up to 3: within 9 ms for sure, above 0.33 ms for sure, and open between."""
+    changed = with_latency(
+        report, trusted=False, untrusted_because=("unstable: from 1 to 3 ms",), worker_p50_ms=(1.0, 3.0), blur=3.0
+    )
+    (finding,) = Latency(max=limit).check(changed)
+    assert finding.outcome == outcome
+    assert "by a factor of 3.00, which was allowed for: unstable: from 1 to 3 ms" in finding.because
+
+
 def test_latency_with_too_few_samples_says_how_many_are_needed(report: Report, reports: ModuleType) -> None:
     """A withheld percentile is inconclusive and names the floor and what there is."""
     from edgekd.judging.evidence import summarise
@@ -122,13 +135,15 @@ def test_latency_filters_by_artifact_and_device(report: Report) -> None:
     assert "'pi5*'" in found[0].because
 
 
-@given(st.lists(st.integers(1, 10**8), min_size=1, max_size=6), st.integers(1, 10**8), st.integers(0, 10**7))
-def test_a_faster_measurement_never_turns_a_pass_into_a_fail(own_ns: list, limit_ns: int, faster_ns: int) -> None:
-    """Taking the same time off every process can only help."""
+@given(st.lists(st.integers(1, 10**8), min_size=1, max_size=6), st.integers(1, 10**8), st.integers(0, 10**7), st.floats(1, 5))
+def test_a_faster_measurement_never_turns_a_pass_into_a_fail(
+    own_ns: list, limit_ns: int, faster_ns: int, blur: float
+) -> None:
+    """Taking the same time off every process can only help, steady or not."""
     rank = {"fail": 0, "inconclusive": 1, "pass": 2}
     budget = Latency(max=f"{limit_ns}ns")
-    before, _ = budget._decide(tuple(ns / 1e6 for ns in own_ns))
-    after, _ = budget._decide(tuple(max(0, ns - faster_ns) / 1e6 for ns in own_ns))
+    before, _ = budget._decide(tuple(ns / 1e6 for ns in own_ns), blur)
+    after, _ = budget._decide(tuple(max(0, ns - faster_ns) / 1e6 for ns in own_ns), blur)
     assert rank[after] >= rank[before]
 
 
