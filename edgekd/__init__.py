@@ -3,6 +3,7 @@
 Public names are bound on first use; importing edgekd imports no torch.
 """
 
+import sys
 from typing import Any
 
 from edgekd import _torchvision
@@ -21,6 +22,8 @@ _HOME = {
 __all__ = ["__version__", *sorted(_HOME)]
 
 _torchvision.install()
+# OpenVINO reports each import of itself to its maker through this package, and does without where it is missing.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 def __getattr__(name: str) -> Any:

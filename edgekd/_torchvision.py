@@ -38,9 +38,7 @@ class _DeclareFirst(Loader):
 
 
 class _Finder(MetaPathFinder):
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != _TARGET:
             return None
         spec = PathFinder.find_spec(name, path, target)

@@ -1,77 +1,20 @@
 """The recipe: one experiment, from the images to the budgets, as strict data."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field
 
 from edgekd.core import contracts, parts
-from edgekd.core.config import Document, KeyPath, frozen, read_yaml, validate
+from edgekd.core.config import Document, frozen, read_yaml, validate
+from edgekd.core.errors import UsageError
 from edgekd.core.parts import Part, PartRef
+from edgekd.core.plan import Positive, Section, Train
 from edgekd.core.records import digest_of
-
-Positive = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    """A part of the recipe; unknown keys are refused, nothing is converted silently."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Duration(Section):
-    """How long to train, in exactly one unit."""
-
-    epochs: Annotated[float, Field(gt=0)] | None = None
-    steps: Positive | None = None
-    images: Positive | None = None
-
-    def in_steps(self, *, batch: int, images_per_epoch: int) -> int:
-        """Return the number of optimiser steps (at least 1) for an effective batch size and an epoch of so many images."""
-        if self.steps is not None:
-            return self.steps
-        images = self.images if self.images is not None else cast(float, self.epochs) * images_per_epoch
-        return max(1, round(images / batch))
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> "Duration":
-        given = [name for name in ("epochs", "steps", "images") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give exactly one of epochs, steps, images (found {', '.join(given) or 'none'})")
-        return self
-
-
-class Augment(Section):
-    """What happens to a training image before it is cut to the models' sizes; geometry first, then colour."""
-
-    crop_area: tuple[Share, Share] = (0.35, 1.0)
-    flip: Share = 0.5
-    colour_jitter: Share = 0.0
-    mixup: Annotated[float, Field(ge=0)] = 0.0
-
-
-class Train(Section):
-    """How to optimise."""
-
-    duration: Duration
-    batch: Positive = 64
-    accumulate: Positive = 1
-    optimiser: Literal["adamw", "sgd"] = "adamw"
-    lr: Annotated[float, Field(gt=0)] = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    momentum: Share = 0.9
-    warmup: Share = 0.05
-    label_smoothing: Share = 0.0
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
-    ema: Annotated[float, Field(ge=0, lt=1)] | None = None
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    channels_last: bool = True
-    workers: Annotated[int, Field(ge=0)] | None = None
-    evaluate_every: Share = 0.1
-    augment: Augment = Augment()
+from edgekd.core.strict_yaml import KeyPath
 
 
 class Baseline(Section):
@@ -80,6 +23,11 @@ class Baseline(Section):
     method: PartRef = PartRef(use="supervised")
     lr: Annotated[float, Field(gt=0)] | None = None
     weight_decay: Annotated[float, Field(ge=0)] | None = None
+
+    def changes(self) -> dict[str, Any]:
+        """Return what the baseline's training changes in the recipe's `train` section."""
+        given = {"lr": self.lr, "weight_decay": self.weight_decay}
+        return {key: value for key, value in given.items() if value is not None}
 
 
 class Bench(Section):
@@ -117,6 +65,12 @@ class Recipe(Section):
     )
 
 
+class BudgetsFile(Section):
+    """A file of budgets alone, to judge a run by other limits than its recipe's."""
+
+    budgets: Annotated[tuple[PartRef, ...], Field(min_length=1)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
     """A recipe and the document it stands in, which knows the lines."""
@@ -126,12 +80,7 @@ class Loaded:
 
     def part(self, kind: str, ref: PartRef, at: KeyPath) -> Part:
         """Return the part that a reference names, its options checked; mistakes carry the line."""
-        where = self.document.where(at)
-        try:
-            cls = parts.load(kind, ref.use)
-        except parts.UsageError as error:
-            raise type(error)(f"{where}: {error.message}", mend=error.mend) from error
-        return validate(cls, frozen(ref.options), self.document, at=at)
+        return part_at(self.document, kind, ref, at)
 
     @property
     def source(self) -> contracts.Source:
@@ -184,7 +133,41 @@ class Loaded:
     def check(self) -> None:
         """Resolve every part, so that a mistake anywhere is told before anything starts."""
         _ = (self.source, self.student, self.method, self.baseline_method, self.teachers)
-        _ = (self.backends, self.devices, self.budgets, self.formats)
+        _ = (self.devices, self.budgets, self.formats)
+        seen = dict[str, int]()
+        for index, backend in enumerate(self.backends):
+            first = seen.setdefault(backend.artifact_name, index)
+            if first != index:
+                raise UsageError(
+                    f"{self.document.where(('export', index))}: {backend.artifact_name} is exported twice"
+                    f" (also as export.{first}); a run holds one artifact for each backend and precision",
+                    mend="put the second one into a recipe of its own",
+                )
+
+    def resolved(self) -> str:
+        """Return the recipe as YAML with every default and every path written out; reading it gives the same recipe."""
+        from ruamel.yaml import YAML
+
+        single = {"data": self.source, "student": self.student, "method": self.method}
+        several = {
+            "teachers": self.teachers,
+            "export": self.backends,
+            "budgets": self.budgets,
+            "formats": self.formats,
+        }
+        data = self.recipe.model_dump(mode="json")
+        data |= {key: _written(part) for key, part in single.items()}
+        data |= {key: [_written(part) for part in found] for key, found in several.items()}
+        if data["bench"] is not None:
+            data["bench"]["devices"] = [_written(device) for device in self.devices]
+        if data["baseline"] is not None:
+            data["baseline"]["method"] = _written(self.baseline_method)
+        yaml = YAML(typ="safe", pure=True)
+        yaml.default_flow_style = False
+        yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+        text = io.StringIO()
+        yaml.dump(data, text)
+        return text.getvalue()
 
     def _several(self, kind: str, refs: Sequence[PartRef], key: str) -> tuple[Part, ...]:
         return tuple(self.part(kind, ref, (key, i)) for i, ref in enumerate(refs))
@@ -195,9 +178,9 @@ def load_recipe(path: Path, *, quick: bool = False, assignments: Sequence[str] =
 
     Parts are checked when they are asked for (or by `Loaded.check`), so that judging imports no torch.
     """
-    document = read_yaml(path)
+    document = read_yaml(path, one_of=frozenset({"duration"}))
     if quick and "quick" not in document.data:
-        raise parts.UsageError(f"{path}: has no `quick:` section, so --quick means nothing here")
+        raise UsageError(f"{path}: has no `quick:` section, so --quick means nothing here")
     if quick:
         document.overlay("quick")
     else:
@@ -205,6 +188,28 @@ def load_recipe(path: Path, *, quick: bool = False, assignments: Sequence[str] =
     for assignment in assignments:
         document.set(assignment)
     return Loaded(recipe=validate(Recipe, document.data, document), document=document)
+
+
+def load_budgets(path: Path) -> tuple[contracts.Budget, ...]:
+    """Return the budgets of a file whose only key is `budgets`."""
+    document = read_yaml(path)
+    refs = validate(BudgetsFile, document.data, document).budgets
+    found = (part_at(document, "budget", ref, ("budgets", index)) for index, ref in enumerate(refs))
+    return cast(tuple[contracts.Budget, ...], tuple(found))
+
+
+def part_at(document: Document, kind: str, ref: PartRef, at: KeyPath) -> Part:
+    """Return the part named at a place of a document, its options checked; mistakes carry the line."""
+    try:
+        cls = parts.load(kind, ref.use)
+    except UsageError as error:
+        raise UsageError(f"{document.where(at)}: {error.message}", mend=error.mend) from error
+    return validate(cls, frozen(ref.options), document, at=at)
+
+
+def _written(part: Part) -> dict[str, Any]:
+    ref = part.ref()
+    return {"use": ref.use, **ref.options}
 
 
 def digest_of_section(*sections: Any) -> str:

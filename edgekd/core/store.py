@@ -185,6 +185,8 @@ def open_run_folder(folder: Path, *, overwrite: bool = False) -> Path:
             f"{folder}: is not empty and was not made by edgekd; nothing was touched",
             mend="choose another --out, or add --overwrite to write among what is there",
         )
+    if folder.is_dir() and not marker.is_file():
+        _refuse_namesakes(folder)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     if not marker.is_file():
@@ -213,7 +215,19 @@ def locked(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
+        for leftover in folder.rglob(".*.tmp"):  # of a run that was killed while it wrote
+            leftover.unlink(missing_ok=True)
         yield
+
+
+def _refuse_namesakes(folder: Path) -> None:
+    # Stages empty their folders before they write; with --overwrite these could be somebody's work.
+    taken = [name for name in (CHECKPOINT, BASELINE, "artifacts", "measurements") if (folder / name).exists()]
+    if taken:
+        raise UsageError(
+            f"{folder}: holds {', '.join(taken)}, which edgekd would empty and did not make; nothing was touched",
+            mend="choose another --out, or move these away",
+        )
 
 
 def _is_foreign(path: Path) -> bool:

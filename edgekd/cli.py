@@ -1,0 +1,245 @@
+"""The command line: parse, call one public function, print, exit. Results go to stdout, progress to stderr."""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from edgekd.core.errors import EdgekdError, Interrupted
+
+if TYPE_CHECKING:
+    from edgekd.core.console import Console
+    from edgekd.core.records import Record, Verdict
+
+app = typer.Typer(
+    name="edgekd",
+    help="Distil a large vision transformer into a small student, export it, measure it, and judge it by budgets.\n\n"
+    "Exit codes: 0 all passed; 1 a budget failed; 2 a mistake in what was asked; 3 inconclusive; 4 device, package or disk"
+    " trouble; 5 integrity; 130/143 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, a YAML file.")]
+RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, made by `edgekd run`.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Run folder (default: runs/<recipe's name>).")]
+Quick = Annotated[bool, typer.Option("--quick", help="Use the recipe's small laptop version.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one key, e.g. --set train.duration.epochs=3; repeatable."),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write into a non-empty folder that edgekd did not make.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the record itself as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; warnings and errors only.")]
+
+
+@app.command()
+def run(
+    recipe: RecipeFile,
+    out: Out = None,
+    quick: Quick = False,
+    set_: Set = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Do everything: distil, export, measure, report, judge. A second run does only what changed."""
+    from edgekd import pipeline
+
+    verdict = pipeline.run(
+        recipe,
+        out=out,
+        quick=quick,
+        assignments=set_ or (),
+        overwrite=overwrite,
+        command=_command(),
+        console=_console(quiet),
+    )
+    _end_with(verdict, json)
+
+
+@app.command()
+def distill(
+    recipe: RecipeFile,
+    out: Out = None,
+    quick: Quick = False,
+    set_: Set = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train the student, and the baseline beside it."""
+    from edgekd import pipeline
+
+    checkpoint = pipeline.distill(
+        recipe,
+        out=out,
+        quick=quick,
+        assignments=set_ or (),
+        overwrite=overwrite,
+        command=_command(),
+        console=_console(quiet),
+    )
+    _print_records([checkpoint], json)
+
+
+@app.command()
+def export(run: RunDir, json: Json = False, quiet: Quiet = False) -> None:
+    """Export a run's student to the runtimes of its recipe, with parity and accuracy through each."""
+    from edgekd import pipeline
+
+    _print_records(pipeline.export(run, command=_command(), console=_console(quiet)), json)
+
+
+@app.command()
+def bench(run: RunDir, json: Json = False, quiet: Quiet = False) -> None:
+    """Measure the latency of a run's artifacts."""
+    from edgekd import pipeline
+
+    _print_records(pipeline.bench(run, command=_command(), console=_console(quiet)), json)
+
+
+@app.command()
+def report(run: RunDir, json: Json = False, quiet: Quiet = False) -> None:
+    """Write the report of a run anew from its records, in every format of its recipe."""
+    from edgekd import pipeline
+
+    _print_records([pipeline.report(run, command=_command(), console=_console(quiet))], json)
+
+
+@app.command()
+def gate(
+    run: RunDir,
+    budgets: Annotated[Path | None, typer.Option("--budgets", metavar="FILE", help="Judge by this file's budgets.")] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Judge a run's report by its budgets; the exit code is the verdict."""
+    from edgekd import pipeline
+
+    _end_with(pipeline.gate(run, budgets=budgets, command=_command(), console=_console(quiet)), json)
+
+
+@app.command()
+def compare(run_a: RunDir, run_b: RunDir) -> None:
+    """Put two runs side by side."""
+    from edgekd import inspection
+
+    _print_lines(inspection.compare(run_a, run_b))
+
+
+@app.command("list")
+def list_(kind: Annotated[str | None, typer.Argument(metavar="KIND", help="method, teacher, backend, ...")] = None) -> None:
+    """List the parts that a recipe can name."""
+    from edgekd import inspection
+
+    _print_lines(inspection.list_parts(kind))
+
+
+@app.command()
+def show(
+    record: Annotated[Path, typer.Argument(metavar="RECORD", help="A record (.json), or a run folder.")], json: Json = False
+) -> None:
+    """Show what a record says."""
+    from edgekd import inspection
+
+    _print_lines(inspection.show(record, as_json=json))
+
+
+@app.command()
+def verify(run: RunDir) -> None:
+    """Check every digest of a run, from the verdict back to the weights."""
+    from edgekd import inspection
+
+    _print_lines(inspection.verify(run))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine has: cores, memory, runtimes, and what is missing."""
+    from edgekd import inspection
+
+    _print_lines(inspection.doctor())
+
+
+@app.command()
+def init(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A folder of images, one sub-folder for each class.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the recipe.")] = Path("recipe.yaml"),
+) -> None:
+    """Write a commented recipe for your images, ready for `edgekd run`."""
+    from edgekd import inspection
+
+    _print_lines(inspection.init(data, out))
+
+
+@app.callback(invoke_without_command=True)
+def _top(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        from edgekd import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with the code of `edgekd.core.errors`."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    try:
+        app(args=arguments)
+    except (EdgekdError, Interrupted) as error:
+        _complain(error)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
+
+
+def _stop(number: int, _frame: FrameType | None) -> NoReturn:
+    raise Interrupted(number)
+
+
+def _complain(error: EdgekdError | Interrupted) -> None:
+    from edgekd.core.console import printable
+
+    print(printable(f"error: {error}"), file=sys.stderr)
+
+
+def _console(quiet: bool) -> "Console":
+    from edgekd.core.console import Console
+
+    return Console(quiet=quiet)
+
+
+def _command() -> list[str]:
+    return ["edgekd", *sys.argv[1:]]
+
+
+def _print_lines(lines: Sequence[str]) -> None:
+    from edgekd.core.console import printable
+
+    for line in lines:
+        print(printable(line))
+
+
+def _print_records(records: "Sequence[Record]", as_json: bool) -> None:
+    from edgekd import inspection
+
+    if as_json:
+        print(records[0].to_json() if len(records) == 1 else "[" + ",\n".join(r.to_json() for r in records) + "]")
+        return
+    for record in records:
+        _print_lines(inspection.summary(record))
+
+
+def _end_with(verdict: "Verdict", as_json: bool) -> NoReturn:
+    _print_records([verdict], as_json)
+    raise typer.Exit(verdict.exit_code)

@@ -1,0 +1,214 @@
+"""Looking at what is there: parts, records, runs, the machine. Imports no torch."""
+
+import platform
+from collections.abc import Callable, Iterator
+from importlib import metadata, resources
+from importlib.util import find_spec
+from pathlib import Path
+
+from edgekd.core import parts
+from edgekd.core.errors import IntegrityError, UsageError
+from edgekd.core.host import device_facts, usable_cores
+from edgekd.core.records import RECORDS, Artifact, Checkpoint, FileRef, Measurement, Record, Report, Verdict
+from edgekd.core.stats import percentile
+from edgekd.core.store import BASELINE, CHECKPOINT, RunFolder, checked_file, read_record
+
+_RUNTIMES = {
+    "torch": "",
+    "torchvision": "",
+    "timm": "",
+    "accelerate": "",
+    "onnx": "",
+    "onnxruntime": "",
+    "openvino": "openvino",
+    "tensorrt": "tensorrt",
+    "matplotlib": "report",
+}
+
+
+def list_parts(kind: str | None = None) -> list[str]:
+    """Return the registered parts, kind by kind, each with its help; imports none of them."""
+    lines = []
+    for one in [kind] if kind else list(parts.FOLDERS):
+        names = parts.names(one)
+        width = max((len(name) for name in names), default=0)
+        lines += [one, *(f"  {name:<{width}}  {parts.help_line(one, name)}" for name in names)]
+    return lines
+
+
+def show(path: Path, *, as_json: bool = False) -> list[str]:
+    """Return what a record (or every record of a run folder) says."""
+    if path.is_dir():
+        records = [read_record(kind, found) for kind, found in _kept(RunFolder(path))]
+        return [line for record in records for line in (*_shown(record, as_json), "")]
+    return _shown(_read_any(path), as_json)
+
+
+def summary(record: Record) -> list[str]:
+    """Return a record in a few lines for a person."""
+    lines = _SUMMARIES[type(record)](record)
+    return [f"{record.kind}  {record.digest()[:12]}", *(f"  {line}" for line in lines)]
+
+
+def verify(run: Path) -> list[str]:
+    """Check every record, every file and every `from` of a run; raise `IntegrityError` naming the first that is wrong."""
+    folder = RunFolder(run)
+    lines, digests = [], dict[str, str]()
+    for kind, path in _kept(folder):
+        record = read_record(kind, path)
+        for ref in _files(record):
+            checked_file(ref, folder=path.parent)
+        digests[str(path.relative_to(run))] = record.digest()
+        before = {key: value for key, value in record.from_.items() if key in ("checkpoint", "artifact", "report", "baseline")}
+        unknown = [key for key, value in before.items() if value not in digests.values()]
+        if unknown:
+            raise IntegrityError(
+                f"{path}: was made from another {', '.join(unknown)} than the one in this run",
+                mend="run `edgekd run` again; it redoes what does not fit",
+            )
+        lines.append(f"ok  {path.relative_to(run)}  {record.digest()[:12]}")
+    if not lines:
+        raise UsageError(f"{run}: holds no records", mend="make a run with `edgekd run RECIPE --out DIR`")
+    return lines
+
+
+def doctor() -> list[str]:
+    """Return what this machine has and what to install for what it has not."""
+    facts = device_facts()
+    memory = f"{facts.memory_bytes / 2**30:.1f} GiB" if facts.memory_bytes else "unknown"
+    quota = f", quota {facts.cgroup_quota_cores:g}" if facts.cgroup_quota_cores else ""
+    lines = [
+        f"edgekd {metadata.version('edgekd')}, Python {platform.python_version()}, {facts.system}",
+        f"cpu      {facts.cpu or 'unknown'}: {usable_cores()} usable of {facts.logical_cores or '?'} cores{quota}",
+        f"memory   {memory}",
+        f"governor {facts.governor or 'unknown'}   load {facts.load_1min if facts.load_1min is not None else 'unknown'}",
+    ]
+    for package, extra in _RUNTIMES.items():
+        if find_spec(package) is None:
+            lines.append(f"missing  {package}: pip install 'edgekd{f'[{extra}]' if extra else ''}'")
+        else:
+            lines.append(f"ok       {package} {_version(package)}")
+    return lines
+
+
+def init(data: Path, out: Path) -> list[str]:
+    """Write a commented recipe for a folder of images with one sub-folder for each class."""
+    if not data.is_dir():
+        raise UsageError(f"{data}: there is no such folder")
+    if out.exists():
+        raise UsageError(f"{out}: is already there; nothing was written", mend="choose another --out")
+    split = {name for name in ("train", "val") if (data / name).is_dir()}
+    if split == {"train", "val"}:
+        where = f"train: {data.resolve() / 'train'}\n  val: {data.resolve() / 'val'}"
+    else:
+        where = f"train: {data.resolve()}\n  val_fraction: 0.2        # no train/ and val/ inside: a seeded fifth is held out"
+    text = (resources.files("edgekd") / "starter.yaml").read_text(encoding="utf-8")
+    from edgekd.core.store import write_text
+
+    write_text(out, text.replace("train: DATA/train\n  val: DATA/val", where))
+    return [f"wrote {out}", f"next: edgekd run {out}"]
+
+
+def compare(run_a: Path, run_b: Path) -> list[str]:
+    """Return two runs side by side as lines of text."""
+    from edgekd.judging import compare as judging
+
+    folders = (RunFolder(run_a), RunFolder(run_b))
+    a, b = (read_record(Report, folder.report) for folder in folders)
+    return judging.compare(a, b, runs=folders).lines()
+
+
+def _shown(record: Record, as_json: bool) -> list[str]:
+    return record.to_json().splitlines() if as_json else summary(record)
+
+
+def _kept(folder: RunFolder) -> Iterator[tuple[type[Record], Path]]:
+    """Yield the records of a run that are there, each after those that it was made from."""
+    kept: dict[type[Record], list[Path]] = {
+        Checkpoint: [folder.checkpoint(CHECKPOINT), folder.checkpoint(BASELINE)],
+        Artifact: folder.artifacts(),
+        Measurement: folder.measurements(),
+        Report: [folder.report],
+        Verdict: [folder.verdict],
+    }
+    for kind, paths in kept.items():
+        yield from ((kind, path) for path in paths if path.is_file())
+
+
+def _read_any(path: Path) -> Record:
+    import json
+
+    try:
+        kind = json.loads(path.read_bytes()).get("record")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UsageError(f"{path}: is not a record: {error}") from error
+    if kind not in RECORDS:
+        raise UsageError(f"{path}: is not a record; the kinds are {', '.join(RECORDS)}")
+    return read_record(RECORDS[kind], path)
+
+
+def _files(record: Record) -> list[FileRef]:
+    if isinstance(record, Checkpoint):
+        return [record.weights, record.history, record.accuracy.predictions]
+    if isinstance(record, Artifact):
+        return [*record.files, record.accuracy.predictions]
+    return []
+
+
+def _version(package: str) -> str:
+    names = metadata.packages_distributions().get(package) or [package]
+    try:
+        return metadata.version(names[0])
+    except metadata.PackageNotFoundError:
+        return "(version unknown)"
+
+
+def _checkpoint(record: Checkpoint) -> list[str]:
+    return [
+        f"{record.name}: {record.student_name}, {record.parameters / 1e6:.2f} M parameters, method {record.method.use}",
+        f"top-1 {record.accuracy.top1:.1%} on {record.accuracy.images} validation images",
+        (
+            f"{record.training.images_seen} images seen in {record.training.seconds:.0f} s,"
+            f" {record.data.labelled_images} labelled of {record.data.train_images}"
+        ),
+    ]
+
+
+def _artifact(record: Artifact) -> list[str]:
+    parity = record.parity
+    return [
+        (
+            f"{record.name} ({record.runtime}), executed as {record.executed_precision} on {record.executed_on},"
+            f" {record.size_bytes / 1e6:.2f} MB"
+        ),
+        f"agrees with torch on {parity.top1_agreements} of {parity.images} images, largest difference {parity.max_abs:.2g}",
+        f"top-1 {record.accuracy.top1:.1%} through its own runtime",
+    ]
+
+
+def _measurement(record: Measurement) -> list[str]:
+    medians = [f"{percentile(sorted(worker.infer_ns), 50) / 1e6:.3f}" for worker in record.workers]
+    return [
+        f"{record.device.name}: {record.runtime}, batch {record.batch}, {record.threads} threads",
+        f"p50 of each process: {', '.join(medians)} ms",
+        "trusted" if record.trusted else f"not trusted: {'; '.join(record.untrusted_because)}",
+    ]
+
+
+def _report(record: Report) -> list[str]:
+    return [f"recipe {record.recipe}: {len(record.artifacts)} artifacts, {len(record.latencies)} measurements"]
+
+
+def _verdict(record: Verdict) -> list[str]:
+    from edgekd.judging.console import verdict_lines
+
+    return verdict_lines(record)
+
+
+_SUMMARIES: dict[type[Record], Callable[..., list[str]]] = {
+    Checkpoint: _checkpoint,
+    Artifact: _artifact,
+    Measurement: _measurement,
+    Report: _report,
+    Verdict: _verdict,
+}

@@ -1,0 +1,43 @@
+"""What every test relies on: no network, no influence of the caller's environment, and no part left behind by another test."""
+
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+# Read when modules are imported, so they are settled before any of them is.
+for _name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "FORCE_COLOR", "PY_COLORS", "NO_COLOR", "COLUMNS"):
+    os.environ.pop(_name, None)
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MPLBACKEND"] = "Agg"
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny models gain nothing from a second thread, and lose much on a busy machine
+
+import hypothesis
+import pytest
+
+import edgekd  # noqa: F401 - first, so that timm and torchvision can be imported by the tests
+from edgekd.core import parts
+
+hypothesis.settings.register_profile("edgekd", deadline=None, derandomize=True, max_examples=100, print_blob=False)
+hypothesis.settings.load_profile("edgekd")
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail any test that connects to another machine."""
+    connect = socket.socket.connect
+
+    def refuse(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test connects to {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture
+def fresh_register() -> Iterator[None]:
+    """Let a test add parts, and forget them afterwards."""
+    parts._register.cache_clear()
+    yield
+    parts._register.cache_clear()

@@ -1,0 +1,111 @@
+"""A small experiment on drawn pictures: three classes that even a tiny network can tell apart."""
+
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgekd.cli import main
+
+CLASSES = ("disc", "bars", "plain")
+
+RECIPE = """\
+name: tiny
+seed: 3
+data: {use: folder, train: images/train, val: images/val, labels_per_class: 4}
+teachers:
+  - {use: timm, model: vit_tiny_patch16_224, weights: random, size: 32}
+student: {use: timm, model: mobilenetv3_small_050, weights: random, size: 32}
+method: {use: kd, temperature: 2.0}
+train:
+  duration: {images: 32}
+  batch: 8
+  lr: 1e-3
+export:
+  - {use: onnxruntime, precision: fp32}
+bench: {workers: 1, warmup: 2, iterations: 12, images: 4}
+budgets:
+  - {use: size, max: 9MB}
+  - {use: parity, min_agreement: 90%}
+quick:
+  train: {duration: {images: 16}}
+"""
+
+
+def draw(kind: str, seed: int) -> Image.Image:
+    """Return a 40 x 48 picture of a kind in seeded colours."""
+    rng = np.random.default_rng(seed)
+    pixels = np.full((40, 48, 3), rng.integers(0, 120, 3), dtype=np.uint8)
+    colour = rng.integers(130, 256, 3)
+    if kind == "disc":
+        y, x = np.mgrid[:40, :48]
+        pixels[(y - 20) ** 2 + (x - 24) ** 2 < rng.integers(100, 250)] = colour
+    if kind == "bars":
+        pixels[:, :: rng.integers(4, 8)] = colour
+    return Image.fromarray(pixels)
+
+
+def write_images(root: Path, *, train: int = 8, val: int = 4) -> Path:
+    """Write `root/{train,val}/<class>/<n>.png`."""
+    for split, count, offset in (("train", train, 0), ("val", val, 1000)):
+        for number, kind in enumerate(CLASSES):
+            folder = root / split / kind
+            folder.mkdir(parents=True)
+            for i in range(count):
+                draw(kind, offset + 100 * number + i).save(folder / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    """Return the recipe of a small experiment in a folder of its own."""
+    write_images(tmp_path / "images")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE)
+    return recipe
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEKD_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def edgekd(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """Run the command line in this process; return exit code, stdout and stderr."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def call(*arguments: Any) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return int(stopped.value.code or 0), out, err
+
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def _finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("finished")
+    write_images(home / "images")
+    (home / "recipe.yaml").write_text(RECIPE)
+    with pytest.raises(SystemExit) as stopped:
+        main(["run", str(home / "recipe.yaml"), "--out", str(home / "run"), "--quiet"])
+    assert stopped.value.code == 0
+    return home
+
+
+@pytest.fixture
+def finished(_finished: Path, tmp_path: Path) -> Path:
+    """Return a folder with `recipe.yaml`, `images/` and the finished `run/` of the small experiment, to be spoiled at will."""
+    for path in _finished.iterdir():
+        (shutil.copytree if path.is_dir() else shutil.copy2)(path, tmp_path / path.name)
+    return tmp_path
