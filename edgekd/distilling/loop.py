@@ -50,11 +50,13 @@ def train(task: Task, console: Console) -> tuple[nn.Module, TrainingFacts]:
 class _Run:
     def __init__(self, task: Task, console: Console) -> None:
         from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
         from timm.utils.model_ema import ModelEmaV3
 
         plan = task.plan
         self.task = task
         self.console = console
+        AcceleratorState._reset_state()  # else the precision of this process's first run would be everybody's
         self.accelerator = Accelerator(mixed_precision=plan.precision, gradient_accumulation_steps=plan.accumulate)
         device = self.accelerator.device
         if plan.channels_last:

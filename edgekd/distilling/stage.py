@@ -1,5 +1,6 @@
 """The distil stage: recipe parts in, a checkpoint record out."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -266,4 +267,6 @@ def _teacher_contract(teacher: FrozenModel) -> InputContract:
 def _device() -> torch.device:
     from accelerate import PartialState
 
+    if "OMP_NUM_THREADS" not in os.environ:  # torch counts the host's cores, also inside a container that has fewer
+        torch.set_num_threads(usable_cores())
     return cast(torch.device, PartialState().device)

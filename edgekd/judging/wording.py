@@ -98,9 +98,15 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 
 def fastest(report: Report) -> LatencySummary | None:
-    """Return the trusted measurement with the lowest p50, or None."""
-    known = [summary for summary in report.latencies if summary.trusted and summary.p50_ms is not None]
+    """Return the measurement with the lowest p50 of those that are trusted or only unsteady, or None."""
+    usable = [summary for summary in report.latencies if summary.trusted or summary.blur is not None]
+    known = [summary for summary in usable if summary.p50_ms is not None]
     return min(known, key=lambda summary: (summary.p50_ms, summary.artifact), default=None)
+
+
+def unsteady(summary: LatencySummary) -> str:
+    """Return ` (unsteady)` for a measurement whose processes disagree, else nothing."""
+    return "" if summary.trusted else " (unsteady)"
 
 
 def devices(report: Report) -> tuple[DeviceFacts, ...]:
@@ -120,7 +126,7 @@ def headline(report: Report, verdict: Verdict) -> str:
     else:
         said += f" on {student.accuracy.images:,} images, no baseline to compare with"
     if fast is not None and fast.p50_ms is not None:
-        said += f"; {milliseconds(fast.p50_ms)} p50 with {fast.artifact} on {fast.device.name}"
+        said += f"; {milliseconds(fast.p50_ms)} p50{unsteady(fast)} with {fast.artifact} on {fast.device.name}"
     return f"{said}; {tally(verdict)}."
 
 

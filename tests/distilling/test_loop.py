@@ -194,3 +194,9 @@ def test_no_mixup_leaves_the_batch_alone() -> None:
     """Alpha 0 draws nothing."""
     batch = next(batches(4))
     assert loop.mixed(batch, alpha=0.0, generator=torch.Generator()).partner_B is None
+
+
+def test_runs_of_one_process_may_differ_in_precision(tmp_path: Path) -> None:
+    """A bf16 run after an fp32 run trains in bf16, and says so."""
+    assert trained(tmp_path)[1].precision == "fp32"
+    assert trained(tmp_path, precision="bf16")[1].precision == "bf16"

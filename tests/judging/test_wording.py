@@ -104,3 +104,15 @@ def test_counted_knows_one_from_many() -> None:
     """Nouns follow their number."""
     assert [wording.counted(n, "process", "processes") for n in (0, 1, 2)] == ["0 processes", "1 process", "2 processes"]
     assert wording.counted(1200, "image") == "1,200 images"
+
+
+def test_the_fastest_may_be_unsteady_but_never_void(report: Report) -> None:
+    """An unsteady measurement can be the fastest and is called unsteady; a void one cannot."""
+    slow, *others = report.latencies
+    quick = others[-1].model_copy(update={"p50_ms": 0.1, "trusted": False, "blur": 1.5})
+    changed = report.model_copy(update={"latencies": (slow, quick)})
+    assert wording.fastest(changed) == quick
+    assert wording.unsteady(quick) == " (unsteady)"
+    void = quick.model_copy(update={"blur": None})
+    assert wording.fastest(report.model_copy(update={"latencies": (slow, void)})) == slow
+    assert wording.unsteady(slow) == ""

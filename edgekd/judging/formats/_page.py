@@ -129,7 +129,7 @@ class Page:
             tiles.append(Tile(label="Points over baseline", figure=wording.points(gain.value), note=note))
         fast = wording.fastest(report)
         if fast is not None and fast.p50_ms is not None:
-            note = f"{fast.artifact} on {fast.device.name}"
+            note = f"{fast.artifact} on {fast.device.name}{wording.unsteady(fast)}"
             tiles.append(Tile(label="Fastest p50", figure=wording.milliseconds(fast.p50_ms), note=note))
         if report.artifacts:
             small = min(report.artifacts, key=lambda artifact: artifact.size_bytes)
@@ -200,8 +200,9 @@ class Page:
 
 
 def options(ref: PartRef) -> str:
-    """Return a part's options on one line."""
-    return ", ".join(f"{key}: {value if isinstance(value, str) else json.dumps(value)}" for key, value in ref.options.items())
+    """Return the options that a part was given, or has by default, on one line; those that are empty are left out."""
+    given = {key: value for key, value in ref.options.items() if value not in (None, [], ())}
+    return ", ".join(f"{key}: {value if isinstance(value, str) else json.dumps(value)}" for key, value in given.items())
 
 
 def _link(name: str, record: Record, note: str) -> Link:
