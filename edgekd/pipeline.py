@@ -70,17 +70,13 @@ def distill(
         return work.distill_all()
 
 
-def export(
-    run: Path, *, command: Sequence[str] | None = None, console: Console | None = None
-) -> tuple[Artifact, ...]:
+def export(run: Path, *, command: Sequence[str] | None = None, console: Console | None = None) -> tuple[Artifact, ...]:
     """Export the student of a run to every backend of its recipe."""
     with _resume(run, command=command, console=console) as work:
         return work.export_all()
 
 
-def bench(
-    run: Path, *, command: Sequence[str] | None = None, console: Console | None = None
-) -> tuple[Measurement, ...]:
+def bench(run: Path, *, command: Sequence[str] | None = None, console: Console | None = None) -> tuple[Measurement, ...]:
     """Measure the exported artifacts of a run on every device of its recipe."""
     with _resume(run, command=command, console=console) as work:
         return work.bench_all()
@@ -238,7 +234,7 @@ class _Work:
 
         checkpoint = read_record(Checkpoint, self.folder.checkpoint())
         source, student = self.source, self.loaded.student
-        threads = usable_cores()
+        threads = (self.recipe.bench.threads if self.recipe.bench else None) or usable_cores()
         reference = None
         made = []
         for backend in self.loaded.backends:
@@ -251,18 +247,22 @@ class _Work:
             artifact = find_done(Artifact, path, from_)
             if artifact is None:
                 self.done_anew = True
-                where = {"checkpoint": checkpoint, "student": student, "source": source, "console": self.console}
-                folder = self.folder.checkpoint().parent
-                reference = reference or stage.Reference(folder=folder, threads=threads, **where)
+                reference = reference or stage.Reference(
+                    checkpoint=checkpoint,
+                    folder=self.folder.checkpoint().parent,
+                    student=student,
+                    source=source,
+                    threads=threads,
+                    console=self.console,
+                )
                 artifact = stage.export(
-                    checkpoint_folder=folder,
+                    reference=reference,
                     backend=backend,
                     folder=path.parent,
                     threads=threads,
                     from_=from_,
                     made_by=self.made_by,
-                    reference=reference,
-                    **where,
+                    console=self.console,
                 )
             else:
                 self.console.say(f"{artifact.name}: kept")
@@ -318,9 +318,7 @@ class _Work:
         from edgekd.judging import stage
 
         names = [backend.artifact_name for backend in self.loaded.backends]
-        facts = stage.make_report(
-            recipe_name=self.recipe.name, run=self.folder, artifacts=names, made_by=self.made_by
-        )
+        facts = stage.make_report(recipe_name=self.recipe.name, run=self.folder, artifacts=names, made_by=self.made_by)
         verdict = stage.judge(facts, self.loaded.budgets, self.made_by)
         kept = find_done(Verdict, self.folder.verdict, verdict.from_)
         pages = [self.folder.root / part.file_name for part in self.loaded.formats]
@@ -337,4 +335,3 @@ class _Work:
                 if path.name not in wanted:
                     self.console.say(f"{folder}/{path.name}: removed, the recipe does not ask for it any more")
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-

@@ -230,9 +230,7 @@ class Session(Protocol):
         """Return self."""
         ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         """Release the runtime."""
         ...
 

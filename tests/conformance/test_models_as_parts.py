@@ -98,7 +98,6 @@ def test_identity_follows_the_weights_not_their_path(kind: str, tmp_path: Path) 
     (tmp_path / "b.safetensors").write_bytes(b"1")
     (tmp_path / "c.safetensors").write_bytes(b"2")
     a, b, c = (
-        json.dumps(parts.load(kind, "timm")(model="m", weights=tmp_path / f"{name}.safetensors").identity())
-        for name in "abc"
+        json.dumps(parts.load(kind, "timm")(model="m", weights=tmp_path / f"{name}.safetensors").identity()) for name in "abc"
     )
     assert a == b != c

@@ -136,9 +136,7 @@ def test_latency_filters_by_artifact_and_device(report: Report) -> None:
 
 
 @given(st.lists(st.integers(1, 10**8), min_size=1, max_size=6), st.integers(1, 10**8), st.integers(0, 10**7), st.floats(1, 5))
-def test_a_faster_measurement_never_turns_a_pass_into_a_fail(
-    own_ns: list, limit_ns: int, faster_ns: int, blur: float
-) -> None:
+def test_a_faster_measurement_never_turns_a_pass_into_a_fail(own_ns: list, limit_ns: int, faster_ns: int, blur: float) -> None:
     """Taking the same time off every process can only help, steady or not."""
     rank = {"fail": 0, "inconclusive": 1, "pass": 2}
     budget = Latency(max=f"{limit_ns}ns")

@@ -67,9 +67,7 @@ def test_quarantined_images_are_counted_in_the_report(experiment: Path, edgekd: 
     """With the policy `quarantine` the run goes on, and the record lists what was left out."""
     (experiment.parent / "images/train/disc/1.png").write_bytes(b"")
     out = experiment.parent / "out"
-    code, text, err = edgekd(
-        "distill", experiment, "--out", out, "--json", "--quiet", "--set", "data.bad_images=quarantine"
-    )
+    code, text, err = edgekd("distill", experiment, "--out", out, "--json", "--quiet", "--set", "data.bad_images=quarantine")
     assert code == 0, err
     assert [q["image"] for q in json.loads(text)["data"]["quarantined"]] == ["train/disc/1.png"]
     assert "1 images were left out" in err
@@ -208,9 +206,7 @@ def test_a_missing_runtime_says_what_to_install(experiment: Path, edgekd: Call, 
         return None if name == "openvino" else find(name, *rest)
 
     monkeypatch.setattr(util, "find_spec", without_openvino)
-    code, _, err = edgekd(
-        "run", experiment, "--out", experiment.parent / "out", "--set", "export.0.use=openvino", "--quiet"
-    )
+    code, _, err = edgekd("run", experiment, "--out", experiment.parent / "out", "--set", "export.0.use=openvino", "--quiet")
     assert code == 4
     assert "pip install 'edgekd[openvino]'" in err
     assert not (experiment.parent / "out").exists()

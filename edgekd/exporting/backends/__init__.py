@@ -1,0 +1,1 @@
+"""Backends: exporter and runner of one runtime, one file each."""

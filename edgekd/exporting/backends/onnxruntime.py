@@ -1,0 +1,127 @@
+"""ONNX Runtime."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field
+
+from edgekd.core.contracts import Backend, Exportable, ExportedFiles
+from edgekd.core.errors import MachineError
+from edgekd.core.parts import need_packages
+from edgekd.exporting.interface import INPUT, OUTPUT, Batch, check_input
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_MODEL = "model.onnx"
+_PROVIDERS = ["CPUExecutionProvider"]
+_ERRORS_ONLY = 3
+_COMPUTING = {"Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
+_PRECISIONS = {1: "fp32", 10: "fp16", 16: "bf16"}  # TensorProto.DataType
+
+
+class OnnxRuntime(Backend):
+    """ONNX Runtime on the CPU: one self-contained .onnx file that most other runtimes can read too."""
+
+    requires = ("onnxruntime",)
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16")
+    precision: Literal["fp32", "fp16"] = "fp32"
+    batch: Batch = "dynamic"
+    opset: Annotated[int, Field(ge=11, le=24)] = 18
+
+    def export(self, exportable: Exportable, folder: Path) -> ExportedFiles:
+        """Write one ONNX file; fp16 stores and computes in float16 and keeps float32 input and output."""
+        need_packages(self)
+        from edgekd.exporting import graph
+
+        model = graph.to_onnx(exportable, opset=self.opset, batch=self.batch)
+        if self.precision == "fp16":
+            model = graph.half(model)
+        (folder / _MODEL).write_bytes(graph.serialized(model))
+        inputs, outputs = graph.interface(model)
+        return ExportedFiles(files=(_MODEL,), inputs=inputs, outputs=outputs, opset=graph.opset_of(model))
+
+    def open(self, folder: Path, files: Sequence[str], *, threads: int) -> "_Session":
+        """Load the file on the CPU provider and on no other."""
+        need_packages(self)
+        return _Session(folder / files[0], threads=threads)
+
+
+class _Session:
+    executed_on = "CPU"
+
+    def __init__(self, path: Path, *, threads: int) -> None:
+        import onnxruntime  # type: ignore[import-untyped]
+
+        self.runtime = f"onnxruntime {onnxruntime.__version__}"
+        self._path = path
+        self._threads = threads
+        self._session: Any = _load(path, threads=threads)
+        self._shape = tuple(self._session.get_inputs()[0].shape)
+        self._precision = ""
+
+    @property
+    def executed_precision(self) -> str:
+        """Return what convolutions and matrix products are computed in; looked up when asked, it costs a second load.
+
+        Where the CPU provider has no float16 kernel it widens the weights and computes in float32.
+        """
+        if not self._precision:
+            self._precision = _executed_precision(self._path)
+        return self._precision
+
+    def run(self, image_BCHW: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+        check_input(image_BCHW, self._shape)
+        if self._session is None:
+            raise RuntimeError("this session is closed")
+        logits_BK: np.ndarray[Any, Any] = self._session.run([OUTPUT], {INPUT: image_BCHW})[0]
+        return logits_BK
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self._session = None
+
+
+def _load(path: Path, *, threads: int, optimised: Path | None = None) -> Any:
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as native  # type: ignore[import-untyped]
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERRORS_ONLY
+    if optimised is not None:
+        options.optimized_model_filepath = str(optimised)
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=_PROVIDERS)
+    except (native.Fail, native.InvalidGraph, native.InvalidProtobuf, native.NoSuchFile, native.NotImplemented) as error:
+        raise MachineError(
+            f"{path}: onnxruntime {onnxruntime.__version__} cannot load it: {str(error).splitlines()[0]}",
+            mend="export it again with this onnxruntime, or with an older `opset`",
+        ) from error
+    if session.get_providers() != _PROVIDERS:
+        raise MachineError(f"{path}: asked for {_PROVIDERS}, onnxruntime took {session.get_providers()}")
+    return session
+
+
+def _executed_precision(path: Path) -> str:
+    """Return the types of the weights that reach the kernels in the graph that the session runs, widest first."""
+    import onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        optimised = Path(folder) / _MODEL
+        _load(path, threads=1, optimised=optimised)
+        graph = onnx.load(optimised).graph
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    for node in graph.node:  # in topological order
+        if node.op_type == "Cast":
+            types[node.output[0]] = next(attribute.i for attribute in node.attribute if attribute.name == "to")
+        elif node.output and node.input:
+            types[node.output[0]] = types.get(node.input[0], 0)
+    found = {types.get(node.input[1], 0) for node in graph.node if node.op_type in _COMPUTING}
+    return "+".join(_PRECISIONS.get(kind, f"type {kind}") for kind in sorted(found)) or "unknown"

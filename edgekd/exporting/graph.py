@@ -1,0 +1,205 @@
+"""ONNX graphs: traced from the student, stripped to what a device needs, halved, read back. The runtimes share them.
+
+The same weights give the same bytes: what torch notes in a file (source paths, stack traces, symbol names) is removed.
+Imports of torch and onnx stand inside the functions, so that listing backends stays cheap.
+"""
+
+import hashlib
+import io
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from edgekd.core.contracts import Exportable
+from edgekd.core.errors import UsageError
+from edgekd.core.records import TensorSpec
+from edgekd.exporting.interface import FREE_BATCH, INPUT, OUTPUT, Batch, properties, sample_of
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, TypeProto
+    from torch import nn
+
+DEFAULT_OPSET = 18
+_OLDEST_OF_DYNAMO = 18  # asked for less, torch's newer exporter writes 18 without saying so
+_CHATTER = (
+    (FutureWarning, r"`isinstance\(treespec, LeafSpec\)` is deprecated"),
+    (DeprecationWarning, "You are using the legacy TorchScript-based ONNX export"),
+    (DeprecationWarning, "The feature will be removed. Please remove usage of this function"),
+)
+_traces: "WeakKeyDictionary[nn.Module, tuple[str, bytes]]" = WeakKeyDictionary()
+
+
+def to_onnx(exportable: Exportable, *, opset: int = DEFAULT_OPSET, batch: Batch = "dynamic") -> "ModelProto":
+    """Return the student as a checked float32 ONNX graph that carries its classes, input contract and metadata.
+
+    The trace is remembered as long as the module lives: several artifacts of one student trace it once. Raises `UsageError`
+    if the student cannot be traced or torch wrote another opset than was asked.
+    """
+    import onnx
+
+    key = _trace_key(exportable, opset, batch)
+    known = _traces.get(exportable.module)
+    if known is None or known[0] != key:
+        known = (key, serialized(_stripped(_trace(exportable, opset, batch))))
+        _traces[exportable.module] = known
+    model = onnx.load_model_from_string(known[1])
+    onnx.helper.set_model_props(model, properties(exportable))
+    found = opset_of(model)
+    if found != opset:
+        raise UsageError(
+            f"opset {opset} was asked for and torch wrote opset {found}",
+            mend=f"set `opset: {found}`, or leave it out for {DEFAULT_OPSET}",
+        )
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def half(model: "ModelProto") -> "ModelProto":
+    """Return a copy of a float32 graph that stores and computes in float16, with float32 input and output."""
+    import onnx
+    from onnxscript import ir
+
+    convert = _float16_converter()
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    sorted_again = ir.from_proto(convert(copy, keep_io_types=True))
+    sorted_again.graph.sort()  # the converter appends its casts at the end, which onnx's checker refuses
+    halved = _stripped(ir.to_proto(sorted_again))
+    onnx.helper.set_model_props(halved, {prop.key: prop.value for prop in model.metadata_props})
+    onnx.checker.check_model(halved, full_check=True)
+    return halved
+
+
+def serialized(model: "ModelProto") -> bytes:
+    """Return the graph's bytes; the same graph has the same bytes."""
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def opset_of(model: "ModelProto") -> int | None:
+    """Return the version of the standard operator set that a graph was written for."""
+    return next((int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
+
+
+def interface(model: "ModelProto") -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Return the graph's inputs and outputs as the file states them."""
+    inputs = tuple(_spec(value.name, value.type) for value in model.graph.input)
+    return inputs, tuple(_spec(value.name, value.type) for value in model.graph.output)
+
+
+@contextmanager
+def quiet_torch() -> Iterator[None]:
+    """Silence the warnings that torch's exporters give about torch's own insides; all others come through."""
+    with warnings.catch_warnings():
+        for category, message in _CHATTER:
+            warnings.filterwarnings("ignore", message, category)
+        yield
+
+
+def free_batch(batch: Batch) -> Any:
+    """Return `dynamic_shapes` for torch.export: the batch axis free, or None for a fixed batch."""
+    import torch
+
+    return ({0: torch.export.Dim(FREE_BATCH, min=1)},) if batch == "dynamic" else None
+
+
+def _trace(exportable: Exportable, opset: int, batch: Batch) -> "ModelProto":
+    import torch
+
+    sample = (sample_of(exportable, batch),)
+    try:
+        with quiet_torch(), torch.no_grad():
+            if opset >= _OLDEST_OF_DYNAMO:
+                return _dynamo(exportable.module, sample, opset, batch)
+            return _torchscript(exportable.module, sample, opset, batch)
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UsageError(
+            f"this student cannot be exported to ONNX opset {opset}: {reason}",
+            mend=f"try `opset: {DEFAULT_OPSET}`, or another student",
+        ) from error
+
+
+def _dynamo(module: "nn.Module", sample: Any, opset: int, batch: Batch) -> "ModelProto":
+    import torch
+
+    program = torch.onnx.export(
+        module,
+        sample,
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+        opset_version=opset,
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        dynamic_shapes=free_batch(batch),
+    )
+    if program is None:
+        raise RuntimeError("torch returned no program")
+    return program.model_proto
+
+
+def _torchscript(module: "nn.Module", sample: Any, opset: int, batch: Batch) -> "ModelProto":
+    import onnx
+    import torch
+
+    written: Any = io.BytesIO()
+    free = {INPUT: {0: FREE_BATCH}, OUTPUT: {0: FREE_BATCH}} if batch == "dynamic" else None
+    torch.onnx.export(
+        module,
+        sample,
+        written,
+        dynamo=False,
+        verbose=False,
+        opset_version=opset,
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        dynamic_axes=free,
+    )
+    return onnx.load_model_from_string(written.getvalue())
+
+
+def _stripped(model: "ModelProto") -> "ModelProto":
+    """Remove what torch noted for its own debugging; it names files of this machine and differs from run to run.
+
+    Intermediate shapes go too: torch's stand for the weights before folding, and tools that read them stumble.
+    """
+    graph = model.graph
+    del graph.value_info[:]
+    del model.metadata_props[:]
+    holders = [graph, *graph.node, *graph.input, *graph.output, *graph.initializer, *model.functions]
+    holders += [node for function in model.functions for node in function.node]
+    for holder in holders:
+        del holder.metadata_props[:]
+        holder.doc_string = ""
+    model.doc_string = ""
+    return model
+
+
+def _trace_key(exportable: Exportable, opset: int, batch: Batch) -> str:
+    module = exportable.module
+    modes = [part.training for part in module.modules()]
+    digest = hashlib.sha256(f"{opset} {batch} {tuple(exportable.sample_BCHW.shape)} {modes} {module}".encode())
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _spec(name: str, kind: "TypeProto") -> TensorSpec:
+    import onnx
+
+    tensor = kind.tensor_type
+    shape = tuple(side.dim_param or int(side.dim_value) for side in tensor.shape.dim)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    return TensorSpec(name=name, shape=shape, dtype=dtype)
+
+
+def _float16_converter() -> Any:
+    before = list(sys.path)
+    from onnxruntime.transformers.float16 import convert_float_to_float16  # type: ignore[import-untyped]
+
+    sys.path[:] = before  # the package adds its own folder, whose `models` and `benchmark` would shadow other people's
+    return convert_float_to_float16

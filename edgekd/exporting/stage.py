@@ -1,0 +1,280 @@
+"""The export stage: a checkpoint in, an artifact with its parity and its accuracy out.
+
+Axes: B batch, C channels, H height, W width, N images, K classes.
+"""
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekd.core.console import Console
+from edgekd.core.contracts import (
+    UNKNOWN_LABEL,
+    Backend,
+    Exportable,
+    ExportedFiles,
+    ImageSet,
+    Session,
+    Source,
+    Student,
+)
+from edgekd.core.errors import DataError, EvidenceError, IntegrityError
+from edgekd.core.images import prepare_batch
+from edgekd.core.parts import need_packages
+from edgekd.core.predictions import write_predictions
+from edgekd.core.records import Artifact, Checkpoint, InputContract, MadeBy
+from edgekd.core.store import begin_stage, checked_file, disk_errors, file_ref, sync_files, write_record
+from edgekd.exporting import parity
+from edgekd.exporting.interface import shown
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import nn
+
+    Logits = np.ndarray[Any, Any]
+
+RECORD = "artifact.json"
+_BATCH = 8  # larger batches make glibc give memory back to the kernel at each step: torch then takes two to five times as long
+
+
+class Reference:
+    """A checkpoint's student ready for export, and torch's answers to the validation images; made once for all artifacts."""
+
+    def __init__(
+        self, *, checkpoint: Checkpoint, folder: Path, student: Student, source: Source, threads: int, console: Console
+    ) -> None:
+        """Load the weights from `folder`, strictly, and run the student over every validation image.
+
+        Raises `IntegrityError` for weights that are not the record's or not finite, `UsageError` for those of another student,
+        `DataError` for images without labels among this checkpoint's classes, `EvidenceError` for a student without answers.
+        """
+        self.checkpoint = checkpoint
+        self.images = source.val()
+        _check_images(source, checkpoint)
+        module = _load(checkpoint, folder, student)
+        self.exportable = Exportable(
+            module=student.exportable(module),
+            input=checkpoint.input,
+            classes=checkpoint.classes,
+            metadata=_about(checkpoint),
+            sample_BCHW=_sample(checkpoint.input),
+        )
+        # Batches beside one another, each on one core: torch's own threads wait for each other and crawl on a busy machine.
+        with _torch_threads(1):
+            self.logits_NK = _answers(
+                _eager(module), self.images, checkpoint.input, batch=_BATCH, label="torch", console=console, workers=threads
+            )
+        broken_N = ~parity.finite(self.logits_NK)
+        if broken_N.any():
+            raise EvidenceError(
+                f"the student itself answers with NaN or infinity on {broken_N.sum()} of {len(self.images)} images",
+                mend="train it again with a lower learning rate",
+            )
+
+
+def export(
+    *,
+    reference: Reference,
+    backend: Backend,
+    folder: Path,
+    threads: int,
+    from_: dict[str, str],
+    made_by: MadeBy,
+    console: Console,
+) -> Artifact:
+    """Export a student to one backend, run all validation images through that runtime, and write the artifact to `folder`.
+
+    Raises `MachineError` if the backend's package is missing or its runtime does something else than asked, and what the
+    backend raises.
+    """
+    need_packages(backend)
+    checkpoint = reference.checkpoint
+    name = f"{backend.ref().use} {backend.precision}"
+    begin_stage(folder, RECORD)
+    console.say(f"{name}: exporting {checkpoint.student_name}")
+    with disk_errors(folder):
+        written = backend.export(reference.exportable, folder)
+    _check_written(written, checkpoint, name)
+    sync_files(folder)
+    with backend.open(folder, written.files, threads=threads) as session:
+        logits_NK = _through(session, written, reference, label=name, console=console)
+        executed = (session.executed_on, session.executed_precision, session.runtime)
+    return _record(backend, folder, written, reference, logits_NK, executed, from_, made_by)
+
+
+def _record(
+    backend: Backend,
+    folder: Path,
+    written: ExportedFiles,
+    reference: Reference,
+    logits_NK: "Logits",
+    executed: tuple[str, str, str],
+    from_: dict[str, str],
+    made_by: MadeBy,
+) -> Artifact:
+    checkpoint = reference.checkpoint
+    samples, classes = reference.images.samples, checkpoint.classes
+    files = tuple(file_ref(folder / file, folder=folder) for file in written.files)
+    executed_on, executed_precision, runtime = executed
+    artifact = Artifact(
+        made_by=made_by,
+        from_=from_,
+        backend=backend.ref(),
+        precision=backend.precision,
+        executed_precision=executed_precision,
+        executed_on=executed_on,
+        runtime=runtime,
+        files=files,
+        size_bytes=sum(file.size_bytes for file in files),
+        inputs=written.inputs,
+        outputs=written.outputs,
+        opset=written.opset,
+        classes=classes,
+        input=checkpoint.input,
+        parity=parity.compare(reference.logits_NK, logits_NK, samples, classes),
+        accuracy=write_predictions(logits_NK, samples, classes, folder),
+        licences=_licences(checkpoint),
+    )
+    write_record(folder / RECORD, artifact)
+    return artifact
+
+
+# ------------------------------------------------------------------------------------------------------------ the student
+def _load(checkpoint: Checkpoint, folder: Path, student: Student) -> "nn.Module":
+    import torch
+
+    path = checked_file(checkpoint.weights, folder=folder)
+    module = student.restore(len(checkpoint.classes), path).eval()
+    state = module.state_dict()
+    broken = [key for key, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+    if broken:
+        raise IntegrityError(
+            f"{path}: {len(broken)} of {len(state)} weights hold NaN or infinity ({', '.join(broken[:3])})",
+            mend="train it again with a lower learning rate",
+        )
+    return module
+
+
+def _eager(module: Any) -> "Callable[[Logits], Logits]":
+    import torch
+
+    def answer(image_BCHW: "Logits") -> "Logits":
+        with torch.inference_mode():
+            logits_BK = module.features(torch.from_numpy(image_BCHW), ("logits",))["logits"]
+            found: Logits = logits_BK.float().numpy()
+            return found
+
+    return answer
+
+
+def _sample(contract: InputContract) -> "torch.Tensor":
+    import torch
+
+    return torch.rand(2, 3, *contract.size_px, generator=torch.Generator().manual_seed(0))
+
+
+def _licences(checkpoint: Checkpoint) -> dict[str, str]:
+    teachers = {f"teacher {teacher.name}": teacher.licence for teacher in checkpoint.teachers}
+    return {f"student {checkpoint.student_name}": checkpoint.licence, **teachers}
+
+
+def _about(checkpoint: Checkpoint) -> dict[str, str]:
+    from edgekd import __version__
+
+    return {
+        "edgekd": __version__,
+        "student": checkpoint.student_name,
+        "licences": json.dumps(_licences(checkpoint), ensure_ascii=False),
+        "checkpoint_sha256": checkpoint.digest(),
+        "weights_sha256": checkpoint.weights.sha256,
+        "data_sha256": checkpoint.data.digest,
+    }
+
+
+@contextmanager
+def _torch_threads(threads: int) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# ------------------------------------------------------------------------------------------------------------- the images
+def _check_images(source: Source, checkpoint: Checkpoint) -> None:
+    if source.classes != checkpoint.classes:
+        raise DataError(
+            f"the checkpoint knows {len(checkpoint.classes)} classes and the images have {len(source.classes)}, or others",
+            mend="export with the images that the checkpoint was made from",
+        )
+    samples = source.val().samples
+    if not samples:
+        raise EvidenceError(
+            "there are no validation images, so neither parity nor accuracy can be stated", mend="give the source some"
+        )
+    unlabelled = [sample.id for sample in samples if sample.label == UNKNOWN_LABEL]
+    if unlabelled:
+        raise DataError(f"{len(unlabelled)} validation images have no label: {', '.join(unlabelled[:3])}")
+
+
+def _check_written(written: ExportedFiles, checkpoint: Checkpoint, name: str) -> None:
+    wanted = (3, *checkpoint.input.size_px), (len(checkpoint.classes),)
+    found = tuple(tuple(spec.shape[1:]) for spec in (*written.inputs, *written.outputs))
+    if found != wanted:
+        raise IntegrityError(
+            f"{name} wrote a model of {' and '.join(shown(shape) for shape in found)} per image, "
+            f"the checkpoint is one of {' and '.join(shown(shape) for shape in wanted)}"
+        )
+
+
+def _through(session: Session, written: ExportedFiles, reference: Reference, *, label: str, console: Console) -> "Logits":
+    fixed = written.inputs[0].shape[0]
+    return _answers(
+        session.run,
+        reference.images,
+        reference.exportable.input,
+        batch=fixed if isinstance(fixed, int) else _BATCH,
+        label=label,
+        console=console,
+        fill=isinstance(fixed, int),
+    )
+
+
+def _answers(
+    answer: "Callable[[Logits], Logits]",
+    images: ImageSet,
+    contract: InputContract,
+    *,
+    batch: int,
+    label: str,
+    console: Console,
+    fill: bool = False,
+    workers: int = 1,
+) -> "Logits":
+    """Return logits_NK of all images in order; with `fill` the last batch is filled up by repeating its last image.
+
+    The next images are prepared while `workers` threads compute; never more than a few batches are held.
+    """
+    import numpy as np
+
+    pending: deque[Future[Logits]] = deque()
+    chunks: list[Logits] = []
+    with console.progress(label, len(images), "images") as progress, ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(images), batch):
+            indices = list(range(start, min(start + batch, len(images))))
+            padding = [indices[-1]] * (batch - len(indices)) if fill else []
+            pending.append(pool.submit(answer, prepare_batch(images, [*indices, *padding], contract)))
+            while len(pending) > 2 * workers:
+                chunks.append(pending.popleft().result())
+                progress.update(len(chunks) * batch)
+        chunks += [future.result() for future in pending]
+        progress.update(len(images))
+    return np.concatenate(chunks)[: len(images)]
