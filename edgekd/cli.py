@@ -50,7 +50,10 @@ def run(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Do everything: distil, export, measure, report, judge. A second run does only what changed."""
+    """Distil, export, measure, report and judge.
+
+    A second run does only what changed; an interrupted one goes on from its last finished stage.
+    """
     from edgekd import pipeline
 
     verdict = pipeline.run(
@@ -92,7 +95,10 @@ def distill(
 
 @app.command()
 def export(run: RunDir, json: Json = False, quiet: Quiet = False) -> None:
-    """Export a run's student to the runtimes of its recipe, with parity and accuracy through each."""
+    """Export a run's student, and check each artifact.
+
+    Parity and accuracy are found on the validation images, through each runtime.
+    """
     from edgekd import pipeline
 
     _print_records(pipeline.export(run, command=_command(), console=_console(quiet)), json)
@@ -108,7 +114,7 @@ def bench(run: RunDir, json: Json = False, quiet: Quiet = False) -> None:
 
 @app.command()
 def report(run: RunDir, json: Json = False, quiet: Quiet = False) -> None:
-    """Write the report of a run anew from its records, in every format of its recipe."""
+    """Write a run's report anew, in every format."""
     from edgekd import pipeline
 
     _print_records([pipeline.report(run, command=_command(), console=_console(quiet))], json)
@@ -121,7 +127,7 @@ def gate(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Judge a run's report by its budgets; the exit code is the verdict."""
+    """Judge a run; the exit code is the verdict."""
     from edgekd import pipeline
 
     _end_with(pipeline.gate(run, budgets=budgets, command=_command(), console=_console(quiet)), json)
@@ -155,7 +161,7 @@ def show(
 
 @app.command()
 def verify(run: RunDir) -> None:
-    """Check every digest of a run, from the verdict back to the weights."""
+    """Check every digest of a run, back to the weights."""
     from edgekd import inspection
 
     _print_lines(inspection.verify(run))
@@ -163,7 +169,7 @@ def verify(run: RunDir) -> None:
 
 @app.command()
 def doctor() -> None:
-    """Say what this machine has: cores, memory, runtimes, and what is missing."""
+    """Say what this machine has, and what is missing."""
     from edgekd import inspection
 
     _print_lines(inspection.doctor())
@@ -174,7 +180,7 @@ def init(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="A folder of images, one sub-folder for each class.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the recipe.")] = Path("recipe.yaml"),
 ) -> None:
-    """Write a commented recipe for your images, ready for `edgekd run`."""
+    """Write a commented recipe for your images."""
     from edgekd import inspection
 
     _print_lines(inspection.init(data, out))
