@@ -13,7 +13,7 @@ from pathlib import Path
 
 from edgekd.core import contracts, parts
 from edgekd.core.console import Console
-from edgekd.core.errors import UsageError
+from edgekd.core.errors import EvidenceError, UsageError
 from edgekd.core.host import made_by, usable_cores
 from edgekd.core.records import Artifact, Checkpoint, Measurement, Report, Verdict
 from edgekd.core.store import (
@@ -92,12 +92,20 @@ def report(run: Path, *, command: Sequence[str] | None = None, console: Console 
 def gate(
     run: Path, *, budgets: Path | None = None, command: Sequence[str] | None = None, console: Console | None = None
 ) -> Verdict:
-    """Judge the report of a run by its recipe's budgets, or by those of another file; imports no torch."""
+    """Judge the report of a run by its recipe's budgets, or by those of another file; imports no torch.
+
+    Raises `EvidenceError` if the records have changed since the report was made. A report without them is judged as it is.
+    """
     from edgekd.judging import stage
 
     with _resume(run, command=command, console=console) as work:
         judged_by = work.loaded.budgets if budgets is None else load_budgets(budgets)
         facts = read_record(Report, work.folder.report)
+        if work.folder.checkpoint().is_file() and work.facts().digest() != facts.digest():
+            raise EvidenceError(
+                f"{work.folder.report}: is not about the records that are here now",
+                mend="make it anew with `edgekd report`",
+            )
         verdict = stage.judge(facts, judged_by, work.made_by)
         stage.write(work.folder, facts, verdict, work.loaded.formats)
         _tell_github(work, verdict)
@@ -317,8 +325,7 @@ class _Work:
         """Report and judge; keep what is there if it is about the same facts and budgets."""
         from edgekd.judging import stage
 
-        names = [backend.artifact_name for backend in self.loaded.backends]
-        facts = stage.make_report(recipe_name=self.recipe.name, run=self.folder, artifacts=names, made_by=self.made_by)
+        facts = self.facts()
         verdict = stage.judge(facts, self.loaded.budgets, self.made_by)
         kept = find_done(Verdict, self.folder.verdict, verdict.from_)
         pages = [self.folder.root / part.file_name for part in self.loaded.formats]
@@ -327,6 +334,13 @@ class _Work:
             for page in stage.write(self.folder, facts, verdict, self.loaded.formats):
                 self.console.say(f"wrote {page}")
         return verdict
+
+    def facts(self) -> Report:
+        """Return the records that the recipe asks for, side by side."""
+        from edgekd.judging import stage
+
+        names = [backend.artifact_name for backend in self.loaded.backends]
+        return stage.make_report(recipe_name=self.recipe.name, run=self.folder, artifacts=names, made_by=self.made_by)
 
     def _forget(self, folder: str, wanted: set[str]) -> None:
         """Remove what an earlier version of the recipe left, so that a report never mixes two recipes."""

@@ -182,6 +182,21 @@ def test_gate_by_another_file_of_budgets(finished: Path, edgekd: Call) -> None:
     assert edgekd("gate", finished / "run")[0] == 0
 
 
+def test_gate_refuses_a_report_that_is_older_than_its_records(finished: Path, edgekd: Call) -> None:
+    """Measured again, not reported again: the old report is no evidence, and a report alone is judged as it is."""
+    recipe = finished / "run/recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("iterations: 12", "iterations: 13"))
+    assert edgekd("bench", finished / "run")[0] == 0
+    code, _, err = edgekd("gate", finished / "run")
+    assert code == 3
+    assert "edgekd report" in err
+    assert edgekd("report", finished / "run")[0] == 0
+    assert edgekd("gate", finished / "run")[0] == 0
+    for folder in ("checkpoint", "baseline", "artifacts", "measurements"):
+        (finished / "run" / folder).rename(finished / folder)
+    assert edgekd("gate", finished / "run")[0] == 0
+
+
 def test_a_summary_is_added_for_github(finished: Path, edgekd: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     """GITHUB_STEP_SUMMARY gets the Markdown report appended, after what was there."""
     summary = finished / "summary.md"
