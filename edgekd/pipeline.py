@@ -5,14 +5,14 @@ Every function takes a recipe or a run folder and works on files; each is one co
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from edgekd.core import contracts, parts
-from edgekd.core.console import Console
+from edgekd.core.console import Console, Progress
 from edgekd.core.errors import EvidenceError, UsageError
 from edgekd.core.host import made_by, usable_cores
 from edgekd.core.records import Artifact, Checkpoint, Measurement, Report, Verdict
@@ -21,6 +21,7 @@ from edgekd.core.store import (
     CHECKPOINT,
     MARKER,
     RunFolder,
+    append_text,
     disk_errors,
     find_done,
     locked,
@@ -120,8 +121,7 @@ def _tell_github(work: "_Work", verdict: Verdict) -> None:
     page = parts.load("format", "markdown")()
     assert isinstance(page, contracts.Format)
     text = page.render(read_record(Report, work.folder.report), verdict)
-    with disk_errors(Path(summary)), Path(summary).open("a", encoding="utf-8") as file:
-        file.write(text)
+    append_text(Path(summary), text)
 
 
 @contextmanager
@@ -149,6 +149,19 @@ def _resume(run: Path, *, command: Sequence[str] | None, console: Console | None
         yield _Work(load_recipe(folder.recipe), folder, command, console or Console())
 
 
+def _added_up(progress: Progress) -> Callable[[int, int], None]:
+    """Return a callback that adds up counts which begin anew with every folder."""
+    before = last = 0
+
+    def count(done: int, _total: int) -> None:
+        nonlocal before, last
+        before += last if done < last else 0
+        last = done
+        progress.update(before + done)
+
+    return count
+
+
 @dataclass
 class _Work:
     """One run folder being worked on."""
@@ -168,7 +181,7 @@ class _Work:
         """Return the recipe's source, its images listed and checked."""
         source = self.loaded.source
         with self.console.progress("images", None, "images checked") as progress:
-            source.on_progress(lambda done, _total: progress.update(done))
+            source.on_progress(_added_up(progress))
             source.digest()
         facts = source.facts()
         self.console.say(

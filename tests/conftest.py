@@ -1,6 +1,7 @@
 """What every test relies on: no network, no influence of the caller's environment, and no part left behind by another test."""
 
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +12,9 @@ for _name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "FORCE_COLOR", "PY_COLORS
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models gain nothing from a second thread, and lose much on a busy machine
+
+# A shell that starts the tests in the background has them ignore Ctrl-C; tests that interrupt themselves would wait forever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import hypothesis
 import pytest

@@ -104,6 +104,12 @@ def write_text(path: Path, content: str) -> None:
     write_bytes(path, content.encode("utf-8", "backslashreplace"))
 
 
+def append_text(path: Path, content: str) -> None:
+    """Add to a UTF-8 text file that is a log: what was there stays whole, what is added may be cut by a crash."""
+    with disk_errors(path), path.open("a", encoding="utf-8") as file:
+        file.write(content)
+
+
 def write_record(path: Path, record: Record) -> None:
     """Write a record; it must be the last file of its stage."""
     write_text(path, record.to_json())

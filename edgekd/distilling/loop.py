@@ -20,6 +20,7 @@ from edgekd.core.contracts import Batch, FrozenModel, Losses, Needs
 from edgekd.core.errors import UsageError
 from edgekd.core.plan import Train
 from edgekd.core.records import TrainingFacts
+from edgekd.core.store import append_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +78,7 @@ class _Run:
         effective = plan.batch * plan.accumulate
         every = max(1, round(plan.evaluate_every * task.steps)) if plan.evaluate_every > 0 else task.steps
         started = time.perf_counter()
-        with (
-            task.history.open("w", encoding="utf-8") as log,
-            self.console.progress(task.label, total=task.steps * effective, unit="images") as progress,
-        ):
+        with self.console.progress(task.label, total=task.steps * effective, unit="images") as progress:
             for step in range(1, task.steps + 1):
                 lr = learning_rate(plan.lr, step=step, steps=task.steps, warmup=plan.warmup)
                 parts = self._step(lr)
@@ -88,8 +86,7 @@ class _Run:
                 if step % every == 0 or step == task.steps:
                     line["top1"] = self._evaluate()
                 if "top1" in line or step % max(1, task.steps // 200) == 0:
-                    log.write(json.dumps(line) + "\n")
-                    log.flush()
+                    append_text(task.history, json.dumps(line) + "\n")
                 waited = self.waited_s / (time.perf_counter() - started)
                 progress.update(step * effective, note=f"loss {self.loss:.3f}  waiting for data {waited:.0%}")
         seconds = time.perf_counter() - started

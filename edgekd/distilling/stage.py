@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from edgekd.core.console import Console
@@ -17,7 +17,7 @@ from edgekd.core.host import usable_cores
 from edgekd.core.plan import Train
 from edgekd.core.predictions import write_predictions
 from edgekd.core.records import Checkpoint, InputContract, MadeBy, TeacherFacts, TrainingFacts
-from edgekd.core.store import begin_stage, file_ref, sync_files, write_record
+from edgekd.core.store import begin_stage, file_ref, sync_files, write_bytes, write_record
 from edgekd.distilling import loop
 from edgekd.distilling.evaluation import collect, labels_of
 from edgekd.distilling.models import TappedModel
@@ -215,7 +215,7 @@ class _Stage:
         accuracy = write_predictions(held["logits"].numpy(), val.samples, self.classes, self.folder)
         probe_top1, knn = self._worth(answers, held[PROBE_TAP])
         weights = self.folder / "student.safetensors"
-        save_file({key: value.contiguous().cpu() for key, value in student.model.state_dict().items()}, weights)
+        write_bytes(weights, save({key: value.contiguous().cpu() for key, value in student.model.state_dict().items()}))
         sync_files(self.folder)
         checkpoint = Checkpoint(
             made_by=job.made_by,

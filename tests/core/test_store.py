@@ -442,3 +442,13 @@ def test_what_a_killed_writer_left_is_swept_by_the_next(tmp_path: Path) -> None:
     (tmp_path / "notes.tmp").write_text("mine")
     with store.locked(tmp_path):
         assert sorted(path.name for path in tmp_path.rglob("*.tmp")) == ["notes.tmp"]
+
+
+def test_a_log_grows_and_a_full_disk_is_told(tmp_path: Path) -> None:
+    """Lines are added after what was there; /dev/full answers with the error that says how to mend it."""
+    store.append_text(tmp_path / "log", "one\n")
+    store.append_text(tmp_path / "log", "two\n")
+    assert (tmp_path / "log").read_text() == "one\ntwo\n"
+    if Path("/dev/full").exists():
+        with pytest.raises(MachineError, match="the disk is full"):
+            store.append_text(Path("/dev/full"), "three\n")

@@ -66,6 +66,7 @@ def batches(size: int, *, seed: int = 0) -> Iterator[Batch]:
 
 def trained(tmp_path: Path, *, steps: int = 4, scale: float = 1.0, feed: Any = None, **changes: Any) -> tuple[nn.Module, Any]:
     torch.manual_seed(0)
+    (tmp_path / "history.jsonl").unlink(missing_ok=True)
     settings = plan(**changes)
     task = loop.Task(
         label="test",
