@@ -174,7 +174,7 @@ class TeacherFacts(Fact):
 
 
 class TrainingFacts(Fact):
-    """What a training run did and what it cost."""
+    """What a training run did and what it cost: `seconds` in all; rate and wait are those of training without evaluation."""
 
     steps: int
     images_seen: int

@@ -70,6 +70,7 @@ class _Run:
         self.steps_done = 0
         self.mixer = torch.Generator().manual_seed(task.seed)
         self.waited_s = 0.0
+        self.evaluated_s = 0.0
         self.loss = math.nan
 
     def go(self) -> tuple[nn.Module, TrainingFacts]:
@@ -87,16 +88,17 @@ class _Run:
                     line["top1"] = self._evaluate()
                 if "top1" in line or step % max(1, task.steps // 200) == 0:
                     append_text(task.history, json.dumps(line) + "\n")
-                waited = self.waited_s / (time.perf_counter() - started)
+                waited = self.waited_s / (time.perf_counter() - started - self.evaluated_s)
                 progress.update(step * effective, note=f"loss {self.loss:.3f}  waiting for data {waited:.0%}")
         seconds = time.perf_counter() - started
+        training_s = seconds - self.evaluated_s
         seen = task.steps * effective
         return self._deployed(), TrainingFacts(
             steps=task.steps,
             images_seen=seen,
             seconds=round(seconds, 3),
-            images_per_second=round(seen / seconds, 2),
-            data_wait_share=round(self.waited_s / seconds, 4),
+            images_per_second=round(seen / training_s, 2),
+            data_wait_share=round(self.waited_s / training_s, 4),
             final_loss=self.loss,
             device=str(self.accelerator.device),
             precision={"no": "fp32"}.get(plan.precision, plan.precision),
@@ -149,11 +151,13 @@ class _Run:
         return losses
 
     def _evaluate(self) -> float:
+        before = time.perf_counter()
         deployed = self._deployed()
         was_training = deployed.training
         deployed.eval()
         top1 = self.task.evaluate(deployed)
         deployed.train(was_training)
+        self.evaluated_s += time.perf_counter() - before
         return top1
 
     def _deployed(self) -> nn.Module:

@@ -19,6 +19,7 @@ from edgekd.core.predictions import write_predictions
 from edgekd.core.records import Checkpoint, InputContract, MadeBy, TeacherFacts, TrainingFacts
 from edgekd.core.store import begin_stage, file_ref, sync_files, write_bytes, write_record
 from edgekd.distilling import loop
+from edgekd.distilling.allocator import keep_freed_memory
 from edgekd.distilling.evaluation import collect, labels_of
 from edgekd.distilling.models import TappedModel
 from edgekd.distilling.probes import PROBE_TAP, LinearProbe, ProbedTeacher, knn_top1
@@ -269,4 +270,5 @@ def _device() -> torch.device:
 
     if "OMP_NUM_THREADS" not in os.environ:  # torch counts the host's cores, also inside a container that has fewer
         torch.set_num_threads(usable_cores())
+    keep_freed_memory()
     return cast(torch.device, PartialState().device)
