@@ -180,7 +180,7 @@ class _Work:
     def source(self) -> contracts.Source:
         """Return the recipe's source, its images listed and checked."""
         source = self.loaded.source
-        with self.console.progress("images", None, "images checked") as progress:
+        with self.console.progress("images", None, "new images checked") as progress:
             source.on_progress(_added_up(progress))
             source.digest()
         facts = source.facts()
