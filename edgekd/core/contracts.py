@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
+from edgekd.core.errors import UsageError
 from edgekd.core.parts import Part
 from edgekd.core.records import (
     Artifact,
@@ -36,12 +37,14 @@ UNKNOWN_LABEL = -1
 class Sample:
     """One image of a source: a stable id (path relative to the source's root, `/` between parts), its label, its bytes.
 
-    `label` is the class index or `UNKNOWN_LABEL`. `locator` is what the source needs to find the pixels again.
+    `label` is the class index or `UNKNOWN_LABEL`. `locator` is what the source needs to find the pixels again. `sha256` is
+    that of the image's bytes, or empty where the source does not know it.
     """
 
     id: str
     label: int
     locator: Any
+    sha256: str = ""
 
 
 class ImageSet(Protocol):
@@ -97,13 +100,24 @@ class Source(Part):
 # -------------------------------------------------------------------------------------------------------------- learning
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What a method asks for before training: taps of the student and of every teacher, labels, number of teachers."""
+    """What a method asks for before training: taps of the student and of every teacher, labels, number of teachers.
+
+    `fit_samples` is how many of the teachers' answers its criterion's `fit` wants to see; `feature_tap` is the student's vector
+    that the method shapes, which probes and nearest neighbours judge.
+    """
 
     student_taps: tuple[str, ...] = ()
     teacher_taps: tuple[str, ...] = ()
     labels: bool = False
     teachers: bool = True
     only_labelled_images: bool = False
+    fit_samples: int = 4096
+    feature_tap: str = "pooled"
+
+    @property
+    def trains_head(self) -> bool:
+        """Say whether the method trains the student's last layer; else it is fitted as a linear probe afterwards."""
+        return "logits" in self.student_taps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +130,7 @@ class FeatureSpec:
 
 @dataclass(kw_only=True)
 class Batch:
-    """What the loop hands to a method; `label_B` is -1 where unknown.
+    """What the loop hands to a method: the student's images, and labels that are -1 where unknown.
 
     With mixup, image i was blended as `mix * image[i] + (1 - mix) * image[partner_B[i]]`; else mix is 1.
     """
@@ -145,6 +159,7 @@ class FrozenModel(Protocol):
     weights_sha256: str
     size_px: tuple[int, int]
     parameters: int
+    precision: str
 
     def spec(self, taps: tuple[str, ...]) -> FeatureSpec:
         """Return the shapes of these taps; an unknown tap lists the known ones."""
@@ -168,7 +183,10 @@ class Teacher(Part):
 
 
 class Student(Part):
-    """A small model to be trained. `build` returns an `nn.Module` with `features(image_BCHW, taps)` and `spec(taps)`."""
+    """A small model to be trained.
+
+    `build` returns an `nn.Module` with `features(image_BCHW, taps)`, `spec(taps)` and `head`, its last linear layer.
+    """
 
     def build(self, classes: int, *, start: bool = True) -> "nn.Module":
         """Return the student with a fresh head for `classes` classes; `start` loads its starting weights."""
@@ -186,12 +204,27 @@ class Student(Part):
         """Return a module image_BCHW in [0, 1] -> logits_BK for deployment: eval mode, reparameterised, normalising itself."""
         raise NotImplementedError
 
+    def without_head(self, student: "nn.Module") -> "tuple[nn.Module, str]":  # noqa: ARG002 - for those that have one
+        """Return the library's own model without its last layer, and the Python expression that makes such a model.
+
+        Raises `UsageError` for a student that no other library knows.
+        """
+        raise UsageError(
+            f"student {self.ref().use} has no form that loads without edgekd", mend="leave these formats out: --format onnx"
+        )
+
 
 class Method(Part):
     """A way to learn. `build` returns the criterion, an `nn.Module` with `forward(student, teachers, batch) -> Losses`.
 
     `student` and each of `teachers` map tap names to tensors. The criterion's own parameters (projectors) are trained with the
-    student and thrown away afterwards.
+    student; the deployed student does not carry them. A criterion may offer more, and is asked if it does:
+
+    - `fit(teachers)`, once, before training: the teachers' answers to views of training images, tap -> feature_ND (float32).
+    - `begin_epoch(student, labelled) -> numbers for the log`, before every pass over the images. `labelled()` gives one pass of
+      (the teachers' answers, label_B) over the labelled images; `student.head` is the student's last linear layer. What is
+      trained here has its own optimiser, and `requires_grad` off in between.
+    - `customised(teachers) -> tensors_ND`: the teachers' features as the student is asked to meet them, for the report.
     """
 
     def needs(self) -> Needs:

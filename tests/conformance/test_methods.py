@@ -11,8 +11,9 @@ from edgekd.core import parts
 from edgekd.core.contracts import Batch, FeatureSpec, Losses, Method, Needs
 from edgekd.core.errors import UsageError
 
-CLASSES, WIDTH_S, WIDTH_T, B = 5, 12, 8, 6
-KNOWN_STUDENT_TAPS = {"pooled", "pre_logits", "logits", "map"}
+CLASSES, WIDTH_S, WIDTH_T, B = 5, 8, 12, 6
+FITTED_N = 200
+KNOWN_STUDENT_TAPS = {"pooled", "pre_act", "pre_logits", "logits", "map"}
 
 
 def method(name: str) -> Method:
@@ -26,8 +27,14 @@ def spec(name: str, taps: tuple[str, ...], width: int) -> FeatureSpec:
     return FeatureSpec(name=name, shapes=shapes)
 
 
-def tensors(model: FeatureSpec, *, grad: bool) -> dict[str, torch.Tensor]:
-    return {tap: torch.randn(B, *shape, requires_grad=grad) for tap, shape in model.shapes.items()}
+def tensors(model: FeatureSpec, *, grad: bool, rows: int = B) -> dict[str, torch.Tensor]:
+    return {tap: torch.randn(rows, *shape, requires_grad=grad) for tap, shape in model.shapes.items()}
+
+
+def fit(criterion: nn.Module, specs: tuple[FeatureSpec, ...]) -> None:
+    """Show the criterion features of training images, as the stage does, if it wants to see any."""
+    if hasattr(criterion, "fit"):
+        criterion.fit(tuple(tensors(s, grad=False, rows=FITTED_N) for s in specs))
 
 
 def batch(labels: list[int]) -> Batch:
@@ -53,8 +60,12 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 def test_methods_are_registered() -> None:
-    """The suite runs over something, the three methods of the start among it."""
-    assert {"supervised", "kd", "feature"} <= set(parts.names("method"))
+    """The suite runs over something: every method of the house."""
+    assert {
+        "supervised",
+        *("kd", "dkd", "dist", "logit_standard"),
+        *("feature", "similarity_preserving", "rkd", "queue_similarity", "kdep", "specmatch"),
+    } <= set(parts.names("method"))
 
 
 def test_it_has_help_and_a_stable_identity(name: str) -> None:
@@ -65,7 +76,7 @@ def test_it_has_help_and_a_stable_identity(name: str) -> None:
 
 def test_it_asks_only_for_taps_that_students_have(name: str) -> None:
     """Its student taps are taps of any timm model."""
-    assert set(method(name).needs().student_taps) <= KNOWN_STUDENT_TAPS
+    assert {part for tap in method(name).needs().student_taps for part in tap.split("+")} <= KNOWN_STUDENT_TAPS
 
 
 @pytest.mark.parametrize("teachers", [1, 2])
@@ -74,8 +85,7 @@ def test_the_loss_is_a_number_with_gradients_for_the_student_alone(name: str, te
     """Labelled, partly labelled and unlabelled batches give a finite scalar; teachers get no gradient."""
     torch.manual_seed(0)
     needs, criterion, student, specs = built(name, teachers if method(name).needs().teachers else 0)
-    if hasattr(criterion, "fit"):
-        criterion.fit(tuple(tensors(s, grad=False) for s in specs))
+    fit(criterion, specs)
     features = tensors(student, grad=True)
     taught = tuple(tensors(s, grad=False) for s in specs)
     losses = criterion(features, taught, batch(labels))
@@ -92,10 +102,37 @@ def test_the_loss_is_a_number_with_gradients_for_the_student_alone(name: str, te
         assert any(float(g.abs().sum()) > 0 for g in grads)
 
 
+def test_its_own_weights_learn_with_the_student(name: str) -> None:
+    """Every weight of the criterion that asks for a gradient gets one from a labelled batch."""
+    torch.manual_seed(0)
+    _, criterion, student, specs = built(name, 1 if method(name).needs().teachers else 0)
+    fit(criterion, specs)
+    taught = tuple(tensors(s, grad=False) for s in specs)
+    criterion(tensors(student, grad=True), taught, batch([0, 1, 2, 3, 4, -1])).total.backward()
+    weights = {key: p for key, p in criterion.named_parameters() if p.requires_grad}
+    assert all(p.grad is not None and float(p.grad.abs().sum()) > 0 for p in weights.values())
+
+
+def test_what_it_fitted_and_learnt_is_in_its_state(name: str) -> None:
+    """A criterion built afresh gives the same loss once it has the first one's state: no `fit` is needed again."""
+    torch.manual_seed(0)
+    teachers = 1 if method(name).needs().teachers else 0
+    _, criterion, student, specs = built(name, teachers)
+    fit(criterion, specs)
+    _, again, _, _ = built(name, teachers)
+    again.load_state_dict(criterion.state_dict())
+    features, taught = tensors(student, grad=False), tuple(tensors(s, grad=False) for s in specs)
+    given = batch([0, 1, 2, 3, 4, -1])
+    first, second = (float(made(features, taught, given).total.detach()) for made in (criterion, again))
+    assert math.isfinite(first)
+    assert first == second
+
+
 def test_more_steps_make_the_loss_smaller(name: str) -> None:
     """Two hundred plain gradient steps on features and criterion lower the loss."""
     torch.manual_seed(0)
     _, criterion, student, specs = built(name, 1 if method(name).needs().teachers else 0)
+    fit(criterion, specs)
     features = tensors(student, grad=True)
     taught = tuple(tensors(s, grad=False) for s in specs)
     optimiser = torch.optim.Adam([*features.values(), *criterion.parameters()], lr=0.05)
