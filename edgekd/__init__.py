@@ -13,6 +13,9 @@ __version__ = "0.1.0"
 _HOME = {
     "run": "edgekd.pipeline",
     "distill": "edgekd.pipeline",
+    "finetune": "edgekd.pipeline",
+    "probe": "edgekd.pipeline",
+    "backbone": "edgekd.pipeline",
     "export": "edgekd.pipeline",
     "bench": "edgekd.pipeline",
     "report": "edgekd.pipeline",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from edgekd.core.errors import EdgekdError, Interrupted
+from edgekd.core.errors import EdgekdError, Interrupted, UsageError
 
 if TYPE_CHECKING:
     from edgekd.core.console import Console
@@ -27,7 +27,15 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+teachers = typer.Typer(help="Look at teachers before training.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(teachers, name="teachers")
+
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, a YAML file.")]
+CheckpointFile = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A run folder, or its checkpoint.json.")]
+Data = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="A folder of classes, or of train/ and val/.")]
+Val = Annotated[Path | None, typer.Option("--val", metavar="DIR", help="The validation images of --data.")]
+ValFraction = Annotated[float | None, typer.Option("--val-fraction", help="Share of --data to validate on (0.2).")]
+DataRecipe = Annotated[Path | None, typer.Option("--recipe", metavar="FILE", help="Use the images of this recipe.")]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, made by `edgekd run`.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Run folder (default: runs/<recipe's name>).")]
 Quick = Annotated[bool, typer.Option("--quick", help="Use the recipe's small laptop version.")]
@@ -91,6 +99,149 @@ def distill(
         console=_console(quiet),
     )
     _print_records([checkpoint], json)
+
+
+@app.command()
+def cache(recipe: RecipeFile, quick: Quick = False, set_: Set = None, quiet: Quiet = False) -> None:
+    """Keep the teachers' answers to a recipe's images.
+
+    `distill` does it by itself; this does it beforehand, and goes on where it was stopped.
+    """
+    from edgekd import pipeline
+
+    pipeline.cache(recipe, quick=quick, assignments=set_ or (), command=_command(), console=_console(quiet))
+
+
+@app.command()
+def finetune(
+    checkpoint: CheckpointFile,
+    data: Data = None,
+    val: Val = None,
+    val_fraction: ValFraction = None,
+    recipe: DataRecipe = None,
+    mode: Annotated[
+        str, typer.Option("--mode", help="full: all weights; head: the last layer; probe: a linear probe.")
+    ] = "full",
+    labels_per_class: Annotated[int | None, typer.Option("--labels-per-class", help="Use so many labels a class.")] = None,
+    fraction: Annotated[float | None, typer.Option("--fraction", help="Use this share of the labels.")] = None,
+    fractions: Annotated[
+        str | None, typer.Option("--fractions", help="With --mode probe: a table for these shares, e.g. 0.01,0.1,1.")
+    ] = None,
+    tap: Annotated[str | None, typer.Option("--tap", help="With --fractions: the tap to judge.")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate (full 0.001, head 0.005).")] = None,
+    epochs: Annotated[
+        float | None, typer.Option("--epochs", help="Passes over the labelled images (30, at least 200 steps).")
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", help="Images in a step.")] = 64,
+    seed: Annotated[int, typer.Option("--seed", help="Of the training, and of which labels are used.")] = 0,
+    out: Out = None,
+    set_: Set = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a checkpoint on labelled images, or probe it.
+
+    The images are --data, a recipe's, or the checkpoint's own. For other classes the last layer starts afresh.
+    """
+    from edgekd import finetuning, inspection, pipeline
+
+    labelled = finetuning.Labelled(
+        data=data, val=val, val_fraction=val_fraction, recipe=recipe, labels_per_class=labels_per_class, fraction=fraction
+    )
+    tuning = finetuning.Tuning(mode=finetuning.mode_of(mode), lr=lr, epochs=epochs, batch=batch, seed=seed)
+    if fractions is not None:
+        shares = finetuning.fractions_of(fractions, mode=tuning.mode)
+        probes = pipeline.probe(
+            checkpoint,
+            labelled,
+            fractions=shares,
+            tap=tap,
+            out=out,
+            assignments=set_ or (),
+            overwrite=overwrite,
+            command=_command(),
+            console=_console(quiet),
+        )
+        _print_records([probes], json)
+        return
+    if tap is not None:
+        raise UsageError("--tap belongs to --fractions")
+    trained = pipeline.finetune(
+        checkpoint,
+        labelled,
+        tuning=tuning,
+        out=out,
+        assignments=set_ or (),
+        overwrite=overwrite,
+        command=_command(),
+        console=_console(quiet),
+    )
+    _print_records([trained], json)
+    _print_lines(() if json else inspection.worth(trained))
+
+
+@app.command()
+def backbone(
+    run: RunDir,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write; an empty folder, or an earlier backbone.")],
+    format_: Annotated[
+        list[str] | None, typer.Option("--format", help="timm, torch or onnx; repeatable (default: all).")
+    ] = None,
+    tap: Annotated[
+        str | None, typer.Option("--tap", help="What the embedding answers (default: what training shaped).")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a run's student without its head.
+
+    As weights that timm and torch load without edgekd, and as an embedding in ONNX.
+    """
+    from edgekd import pipeline
+
+    _print_records([pipeline.backbone(run, out, formats=format_, tap=tap, command=_command(), console=_console(quiet))], json)
+
+
+@teachers.command()
+def rank(recipe: RecipeFile, quick: Quick = False, set_: Set = None, json: Json = False, quiet: Quiet = False) -> None:
+    """Rank a recipe's teachers on your images.
+
+    What each one's features are worth there, before anything is trained.
+    """
+    from edgekd import pipeline
+
+    ranking = pipeline.rank_teachers(recipe, quick=quick, assignments=set_ or (), command=_command(), console=_console(quiet))
+    _print_records([ranking], json)
+
+
+@app.command()
+def pilot(
+    recipe: RecipeFile,
+    out: Out = None,
+    quick: Quick = False,
+    set_: Set = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find a method on small budgets.
+
+    Several methods and the student without a teacher; the worse half drops out, the rest get twice as much. Leaves pilot.md
+    and winner.yaml, the recipe to run.
+    """
+    from edgekd import pipeline
+
+    result = pipeline.pilot(
+        recipe,
+        out=out,
+        quick=quick,
+        assignments=set_ or (),
+        overwrite=overwrite,
+        command=_command(),
+        console=_console(quiet),
+    )
+    _print_records([result], json)
 
 
 @app.command()

@@ -5,13 +5,15 @@ from collections.abc import Callable, Iterator
 from importlib import metadata, resources
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import mean, stdev
 
 from edgekd.core import parts
 from edgekd.core.errors import IntegrityError, UsageError
 from edgekd.core.host import device_facts, usable_cores
-from edgekd.core.records import RECORDS, Artifact, Checkpoint, FileRef, Measurement, Record, Report, Verdict
-from edgekd.core.stats import percentile
-from edgekd.core.store import BASELINE, CHECKPOINT, RunFolder, checked_file, read_record
+from edgekd.core.records import Artifact, Checkpoint, FileRef, Measurement, Record, Report, Verdict
+from edgekd.core.side_records import RECORDS, BackboneFiles, PilotResult, Probes, TeacherRanking
+from edgekd.core.stats import percentile, wilson
+from edgekd.core.store import BASELINE, CHECKPOINT, START, RunFolder, checked_file, read_record
 
 _RUNTIMES = {
     "torch": "",
@@ -21,6 +23,7 @@ _RUNTIMES = {
     "onnx": "",
     "onnxruntime": "",
     "openvino": "openvino",
+    "sklearn": "report",
     "tensorrt": "tensorrt",
     "matplotlib": "report",
 }
@@ -50,6 +53,13 @@ def summary(record: Record) -> list[str]:
     return [f"{record.kind}  {record.digest()[:12]}", *(f"  {line}" for line in lines)]
 
 
+def worth(record: Checkpoint) -> list[str]:
+    """Return a checkpoint's accuracies, each with its Wilson 95 % interval over the validation images."""
+    images = record.accuracy.images
+    shares = {"top-1": record.accuracy.top1, "linear probe": record.probe_top1, "nearest neighbours": record.knn_top1}
+    return [f"  {name:<18} {_share(round(share * images), images)}" for name, share in shares.items() if share is not None]
+
+
 def verify(run: Path) -> list[str]:
     """Check every record, every file and every `from` of a run; raise `IntegrityError` naming the first that is wrong."""
     folder = RunFolder(run)
@@ -59,7 +69,10 @@ def verify(run: Path) -> list[str]:
         for ref in _files(record):
             checked_file(ref, folder=path.parent)
         digests[str(path.relative_to(run))] = record.digest()
-        before = {key: value for key, value in record.from_.items() if key in ("checkpoint", "artifact", "report", "baseline")}
+        # A start from an earlier run stands elsewhere.
+        own_start = ("start",) if folder.checkpoint(START).is_file() else ()
+        links = ("checkpoint", "artifact", "report", "baseline", *own_start)
+        before = {key: value for key, value in record.from_.items() if key in links}
         unknown = [key for key, value in before.items() if value not in digests.values()]
         if unknown:
             raise IntegrityError(
@@ -125,7 +138,7 @@ def _shown(record: Record, as_json: bool) -> list[str]:
 def _kept(folder: RunFolder) -> Iterator[tuple[type[Record], Path]]:
     """Yield the records of a run that are there, each after those that it was made from."""
     kept: dict[type[Record], list[Path]] = {
-        Checkpoint: [folder.checkpoint(CHECKPOINT), folder.checkpoint(BASELINE)],
+        Checkpoint: [folder.checkpoint(name) for name in (START, CHECKPOINT, BASELINE)],
         Artifact: folder.artifacts(),
         Measurement: folder.measurements(),
         Report: [folder.report],
@@ -149,7 +162,8 @@ def _read_any(path: Path) -> Record:
 
 def _files(record: Record) -> list[FileRef]:
     if isinstance(record, Checkpoint):
-        return [record.weights, record.history, record.accuracy.predictions]
+        learned = [record.criterion] if record.criterion is not None else []
+        return [record.weights, record.history, *learned, record.accuracy.predictions]
     if isinstance(record, Artifact):
         return [*record.files, record.accuracy.predictions]
     return []
@@ -205,10 +219,60 @@ def _verdict(record: Verdict) -> list[str]:
     return verdict_lines(record)
 
 
+def _share(right: float, images: int) -> str:
+    interval = wilson(round(right), images)
+    return f"{right / images:6.1%}  [{interval.low:.1%}, {interval.high:.1%}]"
+
+
+def _probes(record: Probes) -> list[str]:
+    lines = [
+        f"{record.student_name}, frozen, tap {record.tap} ({record.width} wide)",
+        f"mean of the draws over {record.shares[0].images} images [Wilson's interval at that mean] sd over the draws",
+        f"{'labels':>8}  {'share':>6}  {'draws':>5}  {'linear probe':<32}  nearest neighbours",
+    ]
+    for share in record.shares:
+        cells = [f"{_draws(correct, share.images):<32}" for correct in (share.probe_correct, share.knn_correct)]
+        lines.append(f"{share.labels:>8}  {share.fraction:>6.1%}  {len(share.draws):>5}  {'  '.join(cells).rstrip()}")
+    return lines
+
+
+def _draws(correct: tuple[int, ...], images: int) -> str:
+    spread = f" sd {stdev(correct) / images:.1%}" if len(correct) > 1 else ""
+    return f"{_share(mean(correct), images)}{spread}"
+
+
+def _backbone(record: BackboneFiles) -> list[str]:
+    lines = [f"{record.student_name} without its head, tap {record.tap}, {record.width} wide"]
+    lines += [f"{name}: {file.path}, {file.size_bytes / 1e6:.2f} MB" for name, file in record.files.items()]
+    if record.parity is not None:
+        found = record.parity
+        lines.append(
+            f"agrees with torch on {found.images} {found.inputs}: largest difference {found.max_abs:.2g},"
+            f" smallest cosine {found.cosine_min:.6f}"
+        )
+    return lines
+
+
+def _teacher_ranking(record: TeacherRanking) -> list[str]:
+    from edgekd.judging.selection import teacher_lines
+
+    return teacher_lines(record)
+
+
+def _pilot(record: PilotResult) -> list[str]:
+    from edgekd.judging.selection import pilot_lines
+
+    return pilot_lines(record)
+
+
 _SUMMARIES: dict[type[Record], Callable[..., list[str]]] = {
     Checkpoint: _checkpoint,
     Artifact: _artifact,
     Measurement: _measurement,
     Report: _report,
     Verdict: _verdict,
+    Probes: _probes,
+    BackboneFiles: _backbone,
+    TeacherRanking: _teacher_ranking,
+    PilotResult: _pilot,
 }

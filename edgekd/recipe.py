@@ -4,15 +4,15 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from edgekd.core import contracts, parts
-from edgekd.core.config import Document, frozen, read_yaml, validate
+from edgekd.core.config import Document, FilePath, frozen, read_yaml, validate
 from edgekd.core.errors import UsageError
 from edgekd.core.parts import Part, PartRef
-from edgekd.core.plan import Positive, Section, Train
+from edgekd.core.plan import Cache, Duration, Positive, Section, Train
 from edgekd.core.records import digest_of
 from edgekd.core.strict_yaml import KeyPath
 
@@ -28,6 +28,63 @@ class Baseline(Section):
         """Return what the baseline's training changes in the recipe's `train` section."""
         given = {"lr": self.lr, "weight_decay": self.weight_decay}
         return {key: value for key, value in given.items() if value is not None}
+
+
+class Start(Section):
+    """Where the student begins: trained by a method of its own first, or taken over from the checkpoint of an earlier run.
+
+    Student and baseline share it. With `head: fresh` the last layer is not taken over, and the classes may be others.
+    """
+
+    checkpoint: FilePath | None = None
+    head: Literal["kept", "fresh"] = "kept"
+    method: PartRef = PartRef(use="supervised")
+    duration: Duration | None = None
+    lr: Annotated[float, Field(gt=0)] | None = None
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+    labelled_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+    def changes(self) -> dict[str, Any]:
+        """Return what the start's training changes in the recipe's `train` section."""
+        given = {
+            "duration": self.duration,
+            "lr": self.lr,
+            "weight_decay": self.weight_decay,
+            "labelled_share": self.labelled_share,
+        }
+        return {"freeze": None, **{key: value for key, value in given.items() if value is not None}}
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "Start":
+        if (self.checkpoint is None) == (self.duration is None):
+            raise ValueError("give exactly one of `checkpoint` (a checkpoint.json) and `duration` (how long to train first)")
+        if self.head == "fresh" and self.checkpoint is None:
+            raise ValueError("`head: fresh` needs `checkpoint`, whose head is to be left behind")
+        return self
+
+
+class Pilot(Section):
+    """How `edgekd pilot` finds a method: which ones, at which learning rates, and how budgets grow while the losers drop out.
+
+    Without `methods` they are chosen by what the recipe's own method learns from, and that one is among them. `lrs` are factors
+    of `train.lr`. `images` is how many images each arm sees on the first rung; by default as many as let the last rung see what
+    `train.duration` says, but at most four epochs. On each next rung it is 1 / `keep` times as many, for the best `keep` of
+    the arms. `seeds` counts up from the recipe's seed.
+    """
+
+    methods: Annotated[tuple[PartRef, ...], Field(min_length=1)] | None = None
+    lrs: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0,)
+    images: Positive | None = None
+    rungs: Annotated[int, Field(ge=1, le=10)] = 3
+    keep: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    seeds: Positive = 1
+
+    @field_validator("lrs")
+    @classmethod
+    def _each_once(cls, lrs: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(lrs)) < len(lrs):
+            raise ValueError(f"each factor once (found {', '.join(f'{lr:g}' for lr in lrs)})")
+        return lrs
 
 
 class Bench(Section):
@@ -52,8 +109,11 @@ class Recipe(Section):
     teachers: tuple[PartRef, ...] = ()
     student: PartRef
     method: PartRef
+    cache: Cache = Cache()
+    start: Start | None = None
     train: Train
     baseline: Baseline | None = Baseline()
+    pilot: Pilot = Pilot()
     export: tuple[PartRef, ...] = ()
     bench: Bench | None = Bench()
     budgets: tuple[PartRef, ...] = ()
@@ -104,6 +164,20 @@ class Loaded:
         return cast(contracts.Method, self.part("method", baseline.method, ("baseline", "method")))
 
     @property
+    def start_method(self) -> contracts.Method | None:
+        """Return the method of the start, if there is one."""
+        if self.recipe.start is None:
+            return None
+        return cast(contracts.Method, self.part("method", self.recipe.start.method, ("start", "method")))
+
+    @property
+    def pilot_methods(self) -> tuple[contracts.Method, ...]:
+        """Return the methods that the pilot is asked to compare; none if it shall choose."""
+        refs = self.recipe.pilot.methods or ()
+        found = [self.part("method", ref, ("pilot", "methods", i)) for i, ref in enumerate(refs)]
+        return cast(tuple[contracts.Method, ...], tuple(found))
+
+    @property
     def teachers(self) -> tuple[contracts.Teacher, ...]:
         """Return the teachers in the recipe's order."""
         return cast(tuple[contracts.Teacher, ...], self._several("teacher", self.recipe.teachers, "teachers"))
@@ -132,8 +206,8 @@ class Loaded:
 
     def check(self) -> None:
         """Resolve every part, so that a mistake anywhere is told before anything starts."""
-        _ = (self.source, self.student, self.method, self.baseline_method, self.teachers)
-        _ = (self.devices, self.budgets, self.formats)
+        _ = (self.source, self.student, self.method, self.baseline_method, self.start_method, self.teachers)
+        _ = (self.devices, self.budgets, self.formats, self.pilot_methods)
         seen = dict[str, int]()
         for index, backend in enumerate(self.backends):
             first = seen.setdefault(backend.artifact_name, index)
@@ -162,6 +236,10 @@ class Loaded:
             data["bench"]["devices"] = [_written(device) for device in self.devices]
         if data["baseline"] is not None:
             data["baseline"]["method"] = _written(self.baseline_method)
+        if data["start"] is not None and self.start_method is not None:
+            data["start"]["method"] = _written(self.start_method)
+        if data["pilot"]["methods"] is not None:
+            data["pilot"]["methods"] = [_written(method) for method in self.pilot_methods]
         yaml = YAML(typ="safe", pure=True)
         yaml.default_flow_style = False
         yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]

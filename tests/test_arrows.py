@@ -22,8 +22,11 @@ ARROWS: dict[str, set[str]] = {
     "recipe": {"core"},
     "testing": {"core"},
     "inspection": {"core", "recipe", "judging"},
-    "pipeline": {"", "core", "recipe", *ROOMS},
-    "cli": {"", "core", "recipe", "inspection", "pipeline"},
+    "work": {"core", "recipe", *ROOMS},
+    "pilot": {"core", "recipe", "work", *ROOMS},
+    "finetuning": {"core", "recipe", "work", *ROOMS},
+    "pipeline": {"", "core", "recipe", "work", "pilot", "finetuning", *ROOMS},
+    "cli": {"", "core", "recipe", "inspection", "pipeline", "pilot", "finetuning"},
 }
 VERSION = "edgekd.__version__"  # the one name that everybody may take from the top
 # A CI box without torch can do all of this; core may name torch's types, for type checkers only.
@@ -163,6 +166,9 @@ def test_every_file_has_a_unit_and_a_telling_name() -> None:
         ("edgekd.inspection", "from edgekd.distilling import stage"),
         ("edgekd.cli", "def f():\n    from edgekd.judging import stage"),
         ("edgekd.pipeline", "from edgekd.cli import app"),
+        ("edgekd.work", "from edgekd.pipeline import run"),
+        ("edgekd.recipe", "from edgekd.work import Work"),
+        ("edgekd.distilling.stage", "from edgekd.work import Work"),
         ("edgekd.core.host", "def f():\n    import torch"),
         ("edgekd.core.host", "import torch.nn.functional as functional"),
         ("edgekd.judging.compare", "def f():\n    from onnxruntime import InferenceSession"),

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from edgekd.core.errors import MachineError, UsageError
 from edgekd.core.parts import PartRef
-from edgekd.core.plan import Augment, Duration
+from edgekd.core.plan import Augment, Cache, Duration
 from edgekd.recipe import Loaded, digest_of_section, load_budgets, load_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -224,6 +224,62 @@ def test_a_duration_has_exactly_one_positive_unit(given: dict[str, float]) -> No
     """None, two, zero and less are refused."""
     with pytest.raises(ValidationError):
         Duration(**given)
+
+
+# ------------------------------------------------------------------------------------------------------ starts and caches
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        ("{}", "FILE:7:1: `start`: give exactly one of `checkpoint` (a checkpoint.json) and `duration`"),
+        ("{checkpoint: c.json, duration: {steps: 1}}", "FILE:7:1: `start`: give exactly one of `checkpoint`"),
+        ("{duration: {steps: 1}, head: fresh}", "FILE:7:1: `start`: `head: fresh` needs `checkpoint`"),
+        ("{duration: {steps: 1}, method: kdd}", "FILE:7:31: no method is called 'kdd'. Did you mean kd"),
+        ("{duration: {steps: 1}, labelled_share: 1}", "FILE:7:31: `start.labelled_share`: should be less than 1"),
+    ],
+)
+def test_a_start_goes_one_way(tmp_path: Path, start: str, message: str) -> None:
+    """Trained first, or taken over; both, neither and an unknown method are told with their line."""
+    assert refusal(tmp_path, SMALL + f"start: {start}\n").startswith(message)
+
+
+def test_a_start_trains_like_the_student_but_for_what_it_says(tmp_path: Path) -> None:
+    """What is given replaces `train`'s; the rest, and a method by default, are the recipe's and the house's."""
+    recipe = loaded(tmp_path, SMALL + "start: {duration: {steps: 5}, lr: 3e-3}\n").recipe
+    assert recipe.start is not None
+    assert recipe.start.method == PartRef(use="supervised")
+    changed = recipe.train.model_copy(update=recipe.start.changes())
+    assert changed == recipe.train.model_copy(update={"duration": Duration(steps=5), "lr": 3e-3})
+
+
+def test_a_recipe_with_a_start_written_out_in_full_is_the_same(tmp_path: Path) -> None:
+    """The method with its options, the checkpoint by a path that holds from anywhere, the cache with its folder."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for start in ("{duration: {epochs: 2}, method: {use: kd, temperature: 3}}", "{checkpoint: old/checkpoint.json}"):
+        first = loaded(tmp_path, SMALL + f"start: {start}\ncache: {{views: 3, folder: kept}}\n")
+        again = loaded(elsewhere, first.resolved())
+        assert again.resolved() == first.resolved()
+        assert again.start_method == first.start_method
+        assert again.recipe.start is not None
+        if again.recipe.start.checkpoint is not None:
+            assert again.recipe.start.checkpoint == tmp_path / "old/checkpoint.json"
+        assert again.recipe.cache.folder == tmp_path / "kept"
+
+
+@pytest.mark.parametrize(
+    ("views", "epochs", "settled"), [(None, 0.3, 1), (None, 3.0, 3), (None, 3.1, 4), (None, 80, 8), (0, 80, 0), (20, 2, 20)]
+)
+def test_as_many_views_as_epochs_but_at_most_eight(views: int | None, epochs: float, settled: int) -> None:
+    """A number that is given stays, also 0; nothing else changes."""
+    cache = Cache(views=views, seed=4, dtype="bf16")
+    assert cache.settled(epochs=epochs) == Cache(views=settled, seed=4, dtype="bf16")
+
+
+def test_a_small_recipe_keeps_answers(tmp_path: Path) -> None:
+    """Without a word the teachers' answers are kept, in fp16, in edgekd's own folder."""
+    assert loaded(tmp_path).recipe.cache == Cache(views=None, seed=0, dtype="fp16", folder=None)
+    assert refusal(tmp_path, SMALL + "cache: {views: -1}\n").startswith("FILE:7:9: `cache.views`: should be greater than or")
+    assert refusal(tmp_path, SMALL + "cache: {dtype: fp8}\n").startswith("FILE:7:9: `cache.dtype`: should be 'fp16' or 'bf16'")
 
 
 @hypothesis.given(st.tuples(st.floats(), st.floats()))

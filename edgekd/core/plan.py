@@ -1,8 +1,19 @@
 """How to train, as a recipe says it: the sections that the recipe and the distilling room both read."""
 
-from typing import Annotated, Literal, cast
+from math import ceil
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from edgekd.core.config import FilePath
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -37,11 +48,12 @@ class Duration(Section):
 
 
 class Augment(Section):
-    """What happens to a training image before it is cut to the models' sizes; geometry first, then colour."""
+    """What happens to a training image. Crop and flip are what the teacher sees too; the rest is the student's alone."""
 
     crop_area: tuple[Share, Share] = (0.35, 1.0)
     flip: Share = 0.5
     colour_jitter: Share = 0.0
+    erasing: Share = 0.0
     mixup: Annotated[float, Field(ge=0)] = 0.0
 
     @field_validator("crop_area")
@@ -53,13 +65,19 @@ class Augment(Section):
 
 
 class Train(Section):
-    """How to optimise."""
+    """How to optimise.
+
+    `criterion_lr` is the rate of the method's own weights (projectors), by default `lr`. `labelled_share` is the part of each
+    batch that is drawn from the labelled images, by default what their number gives. `freeze: backbone` trains the student's
+    last layer alone; `freeze: all` takes no step, and the last layer is a linear probe on the labelled images.
+    """
 
     duration: Duration
     batch: Positive = 64
     accumulate: Positive = 1
     optimiser: Literal["adamw", "sgd"] = "adamw"
     lr: Annotated[float, Field(gt=0)] = 1e-3
+    criterion_lr: Annotated[float, Field(gt=0)] | None = None
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     momentum: Share = 0.9
     warmup: Share = 0.05
@@ -69,5 +87,32 @@ class Train(Section):
     precision: Literal["no", "bf16", "fp16"] = "no"
     channels_last: bool = True
     workers: Annotated[int, Field(ge=0)] | None = None
+    labelled_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     evaluate_every: Share = 0.1
+    freeze: Literal["backbone", "all"] | None = None
     augment: Augment = Augment()
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out an absent `freeze`, so that what was trained before there was one is not trained again."""
+        settings: dict[str, Any] = write(self)
+        if self.freeze is None:
+            settings.pop("freeze", None)
+        return settings
+
+
+class Cache(Section):
+    """Which answers of the teachers are kept: `views` crops of each image, or none (0: the teachers run in every step).
+
+    Without a number there are as many views as epochs, but at most eight. A view's crop and flip are a pure function of
+    (`seed`, image, view number), so runs of other seeds meet the same views.
+    """
+
+    views: Annotated[int, Field(ge=0)] | None = None
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    dtype: Literal["fp16", "bf16"] = "fp16"
+    folder: FilePath | None = None
+
+    def settled(self, *, epochs: float) -> "Cache":
+        """Return these settings with the number of views that so many epochs ask for."""
+        return self if self.views is not None else self.model_copy(update={"views": max(1, min(8, ceil(epochs)))})

@@ -9,7 +9,7 @@ import hashlib
 import json
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from edgekd.core.errors import IntegrityError
 from edgekd.core.parts import PartRef
@@ -169,6 +169,7 @@ class TeacherFacts(Fact):
     licence: str
     size_px: tuple[int, int]
     parameters: int
+    precision: str = "fp32"
     probe_top1: float | None = None
     knn_top1: float | None = None
 
@@ -186,6 +187,39 @@ class TrainingFacts(Fact):
     precision: str
 
 
+class Picture(Fact):
+    """Features of the validation images in two dimensions: whose (`of`), how made, a point (x, y) an image in [-1, 1]."""
+
+    of: str
+    method: Literal["pca", "tsne"]
+    points: tuple[tuple[float, float], ...]
+
+
+class Representation(Fact):
+    """How student and teachers see the same validation images.
+
+    `labels` are the images' class indices, in the order of every picture's points. `cka` is the linear CKA of each pair
+    `A ~ B`, None where it is not defined.
+    """
+
+    labels: tuple[int, ...]
+    cka: dict[str, float | None]
+    pictures: tuple[Picture, ...]
+
+
+class StartFacts(Fact):
+    """The earlier checkpoint whose weights a student began with: its digest, how it was made, whether its head was kept.
+
+    `classes` counts those of the earlier head; `licences` holds what the weights stem from besides the student itself.
+    """
+
+    checkpoint: str
+    method: PartRef
+    classes: int
+    head: Literal["kept", "fresh"]
+    licences: dict[str, str]
+
+
 class Checkpoint(Record):
     """A trained student."""
 
@@ -193,6 +227,7 @@ class Checkpoint(Record):
     name: str
     weights: FileRef
     history: FileRef
+    criterion: FileRef | None = None
     student: PartRef
     student_name: str
     parameters: int
@@ -204,9 +239,29 @@ class Checkpoint(Record):
     data: DataFacts
     training: TrainingFacts
     accuracy: Accuracy
+    head: Literal["trained", "probe"] = "trained"
+    feature_tap: str = "pooled"
     knn_top1: float | None
     probe_top1: float | None
     seed: int
+    representation: Representation | None = None
+    start: StartFacts | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out an absent representation or start, so that checkpoints made before there was one keep their digest."""
+        facts: dict[str, Any] = write(self)
+        for name in ("representation", "start"):
+            if getattr(self, name) is None:
+                facts.pop(name, None)
+        return facts
+
+
+def licences_of_weights(checkpoint: Checkpoint) -> dict[str, str]:
+    """Return whose licences bear on a student's weights: its own, its teachers', and those of the checkpoint it began with."""
+    teachers = {f"teacher {teacher.name}": teacher.licence for teacher in checkpoint.teachers}
+    earlier = checkpoint.start.licences if checkpoint.start is not None else {}
+    return {f"student {checkpoint.student_name}": checkpoint.licence, **earlier, **teachers}
 
 
 class TensorSpec(Fact):
@@ -415,6 +470,3 @@ class Verdict(Record):
     outcome: Outcome
     exit_code: int
     findings: tuple[Finding, ...]
-
-
-RECORDS: dict[str, type[Record]] = {record.kind: record for record in (Checkpoint, Artifact, Measurement, Report, Verdict)}

@@ -23,6 +23,7 @@ from edgekd.core.records import FileRef, Record
 MARKER = "edgekd.json"
 CHECKPOINT = "checkpoint"
 BASELINE = "baseline"
+START = "start"
 Kind = TypeVar("Kind", bound=Record)
 
 
@@ -34,10 +35,15 @@ class RunFolder:
         self.recipe = root / "recipe.yaml"
         self.report = root / "report.json"
         self.verdict = root / "verdict.json"
+        self.pilot = root / "pilot.json"
 
     def checkpoint(self, name: str = CHECKPOINT) -> Path:
-        """Return the record of a student: `checkpoint` or `baseline`."""
+        """Return the record of a student: `checkpoint`, `baseline` or `start`."""
         return self.root / name / "checkpoint.json"
+
+    def arm(self, name: str) -> "RunFolder":
+        """Return the folder of one training run of a pilot, which is a run folder itself."""
+        return RunFolder(self.root / "arms" / name)
 
     def artifact(self, name: str) -> Path:
         """Return the record of the artifact `<backend>-<precision>`."""
@@ -228,7 +234,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 def _refuse_namesakes(folder: Path) -> None:
     # Stages empty their folders before they write; with --overwrite these could be somebody's work.
-    taken = [name for name in (CHECKPOINT, BASELINE, "artifacts", "measurements") if (folder / name).exists()]
+    taken = [name for name in (CHECKPOINT, BASELINE, START, "arms", "artifacts", "measurements") if (folder / name).exists()]
     if taken:
         raise UsageError(
             f"{folder}: holds {', '.join(taken)}, which edgekd would empty and did not make; nothing was touched",

@@ -10,14 +10,19 @@ Axes: B batch, C channels, H height, W width, N tokens, D feature width, K class
 | `patch_mean` | B D | mean of the patch tokens after the final norm |
 | `last_<k>` | B kD | class tokens (or pooled maps) of the last k blocks, concatenated, newest last |
 | `pooled` | B D | mean of `map`; for transformers what the model itself pools |
+| `pre_act` | B D | mean of the last feature map before its last activation (convolutional models) |
+| `grid_<n>` | B D n n | `map`, or the patch tokens, averaged over an n by n grid |
 | `pre_logits` | B D | input of the final linear layer |
 | `logits` | B K | output of the model |
+
+Vectors are joined by `+`: `cls+patch_mean` is one tap, its parts one after the other.
 """
 
 import hashlib
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -47,6 +52,7 @@ class TappedModel(nn.Module):
         self.model = model
         self.name = name
         self.size_px = size_px
+        self._activation: tuple[nn.Module] | None = None  # in a tuple, lest it become a submodule a second time
         config = resolve_model_data_config(model, args={"img_size": size_px[0]})
         self.config: dict[str, Any] = config
         self.interpolation: str = config["interpolation"]
@@ -71,23 +77,37 @@ class TappedModel(nn.Module):
         """Return the tapped features of images in [0, 1]; an unknown tap lists those that this model has."""
         x_BCHW = self.prepared(image_BCHW)
         model = cast(Any, self.model)
+        wanted = {part for tap in taps for part in parts_of(tap)}
         found: dict[str, Tensor] = {}
-        depths = [int(match[1]) for tap in taps if (match := re.fullmatch(r"last_([1-9]\d*)", tap))]
-        if depths:
-            features, blocks = self._with_blocks(x_BCHW, max(depths))
-            found |= {f"last_{k}": torch.cat(blocks[-k:], dim=1) for k in depths}
-        else:
-            features = model.forward_features(x_BCHW)
+        with _inputs_of(self._last_activation() if "pre_act" in wanted else None) as seen:
+            depths = [int(match[1]) for tap in wanted if (match := re.fullmatch(r"last_([1-9]\d*)", tap))]
+            if depths:
+                features, blocks = self._with_blocks(x_BCHW, max(depths))
+                found |= {f"last_{k}": torch.cat(blocks[-k:], dim=1) for k in depths}
+            else:
+                features = model.forward_features(x_BCHW)
+        if seen:
+            found["pre_act"] = seen[-1].mean(dim=(2, 3))
         found |= self._pooled(features)
-        if "pre_logits" in taps:
+        for tap in wanted:
+            if match := re.fullmatch(r"grid_([1-9]\d*)", tap):
+                found[tap] = functional.adaptive_avg_pool2d(self._as_map(features), int(match[1]))
+        if "pre_logits" in wanted:
             found["pre_logits"] = model.forward_head(features, pre_logits=True)
-        if "logits" in taps:
+        if "logits" in wanted:
             found["logits"] = model.forward_head(features)
-        for tap in taps:
-            if tap not in found:
-                known = sorted({*found, "pre_logits", "logits", "last_<k>"})
-                raise UsageError(f"{self.name} has no tap {tap!r}; it has {', '.join(known)}")
-        return {tap: found[tap] for tap in taps}
+        for tap in wanted - set(found):
+            known = sorted({*found, "pre_logits", "logits", "last_<k>", "grid_<n>"})
+            raise UsageError(f"{self.name} has no tap {tap!r}; it has {', '.join(known)}")
+        return {tap: joined(found, tap) for tap in taps}
+
+    @property
+    def head(self) -> nn.Linear:
+        """Return the final linear layer; raise `UsageError` if this model ends otherwise."""
+        head = cast(Any, self.model).get_classifier()
+        if not isinstance(head, nn.Linear):
+            raise UsageError(f"{self.name} does not end in a linear layer ({type(head).__name__})")
+        return head
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """Return logits_BK."""
@@ -126,6 +146,19 @@ class TappedModel(nn.Module):
         found["pooled"] = found["cls"] if getattr(self.model, "global_pool", "") == "token" else found["patch_mean"]
         return found
 
+    def _as_map(self, features: Tensor) -> Tensor:
+        if features.ndim == 4:
+            return features
+        patches_BND = features[:, int(getattr(self.model, "num_prefix_tokens", 0)) :]
+        height, width = cast(Any, self.model).patch_embed.grid_size
+        return patches_BND.transpose(1, 2).reshape(len(patches_BND), -1, height, width)
+
+    def _last_activation(self) -> nn.Module:
+        """Return the module that applies the last activation of the feature map, so that its input can be tapped."""
+        if self._activation is None:
+            self._activation = (_find_last_activation(self),)
+        return self._activation[0]
+
     def _with_blocks(self, x_BCHW: Tensor, depth: int) -> tuple[Tensor, list[Tensor]]:
         model = cast(Any, self.model)
         if hasattr(model, "num_prefix_tokens"):
@@ -135,6 +168,22 @@ class TappedModel(nn.Module):
             return final, [prefix[:, 0] if prefix.shape[1] else patches.mean(1) for patches, prefix in blocks]
         final, blocks = model.forward_intermediates(x_BCHW, indices=depth)
         return final, [block.mean(dim=(2, 3)) for block in blocks]
+
+
+def parts_of(tap: str) -> tuple[str, ...]:
+    """Return the taps that a joined tap consists of."""
+    return tuple(tap.split("+"))
+
+
+def joined(found: Mapping[str, Tensor], tap: str) -> Tensor:
+    """Return a tap of these features, the vectors of a joined one concatenated; raise `UsageError` if one is no vector."""
+    if tap in found:
+        return found[tap]
+    vectors = [found[part] for part in parts_of(tap)]
+    for part, vector in zip(parts_of(tap), vectors, strict=True):
+        if vector.ndim != 2:
+            raise UsageError(f"tap {tap!r}: only vectors can be joined, and {part} has shape {tuple(vector.shape[1:])}")
+    return torch.cat(vectors, dim=1)
 
 
 def build(
@@ -252,3 +301,49 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], *, where: Path,
             mend="name the model that the file was saved from, or convert its keys to timm's",
         )
     model.load_state_dict(dict(state))
+
+
+@contextmanager
+def _inputs_of(module: nn.Module | None) -> Iterator[list[Tensor]]:
+    seen: list[Tensor] = []
+    if module is None:
+        yield seen
+        return
+    hook = module.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def _find_last_activation(tapped: TappedModel) -> nn.Module:
+    """Return the module whose output is the feature map and which is an activation; it no longer works in place."""
+    called: list[tuple[nn.Module, Tensor]] = []
+    leaves = [module for module in tapped.model.modules() if not any(True for _ in module.children())]
+    hooks = [leaf.register_forward_hook(lambda module, _inputs, out: called.append((module, out))) for leaf in leaves]
+    was_training = tapped.training
+    tapped.eval()
+    try:
+        with torch.no_grad():
+            features = cast(Any, tapped.model).forward_features(
+                tapped.prepared(torch.zeros(1, 3, *tapped.size_px, device=tapped.mean.device))
+            )
+    finally:
+        tapped.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    # An activation has no weights; identities (drop path, pooling left out) hand on what they were given.
+    last = [
+        module
+        for module, out in called
+        if out is features and not isinstance(module, nn.Identity | nn.Dropout) and not any(True for _ in module.parameters())
+    ]
+    if not last or features.ndim != 4:
+        raise UsageError(
+            f"{tapped.name} has no tap 'pre_act': its feature map does not come out of an activation",
+            mend="use the tap pooled",
+        )
+    activation = cast(Any, last[-1])
+    if hasattr(activation, "inplace"):
+        activation.inplace = False
+    return last[-1]

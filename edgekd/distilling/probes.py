@@ -54,6 +54,11 @@ class LinearProbe(nn.Module):
             optimiser.step(closure)
         return probe.float().requires_grad_(False)
 
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Return (weight_KD, bias_K) of the linear layer that gives the same logits on features as they are."""
+        weight_KD = self.linear.weight / self.std
+        return weight_KD, self.linear.bias - weight_KD @ self.mean
+
     def forward(self, feature_BD: Tensor) -> Tensor:
         """Return logits_BK."""
         logits: Tensor = self.linear((feature_BD - self.mean) / self.std)
@@ -65,23 +70,24 @@ class ProbedTeacher:
 
     def __init__(self, teacher: FrozenModel, probe: LinearProbe) -> None:
         self._teacher = teacher
-        self._probe = probe
+        self.probe = probe
         self.name = teacher.name
         self.licence = teacher.licence
         self.weights_sha256 = teacher.weights_sha256
         self.size_px = teacher.size_px
         self.parameters = teacher.parameters
+        self.precision = teacher.precision
 
     def to(self, device: torch.device) -> Self:
         """Move teacher and probe and return self."""
         self._teacher.to(device)
-        self._probe.to(device)
+        self.probe.to(device)
         return self
 
     def spec(self, taps: tuple[str, ...]) -> FeatureSpec:
         """Return the shapes of these taps."""
         below = self._teacher.spec(self._below(taps))
-        shapes = {**below.shapes, "probe_logits": (self._probe.linear.out_features,)}
+        shapes = {**below.shapes, "probe_logits": (self.probe.linear.out_features,)}
         return FeatureSpec(name=self.name, shapes={tap: shapes[tap] for tap in taps})
 
     @torch.no_grad()
@@ -89,7 +95,7 @@ class ProbedTeacher:
         """Return the tapped features in float32."""
         found = self._teacher.features(image_BCHW, self._below(taps))
         if "probe_logits" in taps:
-            found["probe_logits"] = self._probe(found[PROBE_TAP])
+            found["probe_logits"] = self.probe(found[PROBE_TAP])
         return {tap: found[tap] for tap in taps}
 
     def _below(self, taps: tuple[str, ...]) -> tuple[str, ...]:

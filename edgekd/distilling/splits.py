@@ -7,10 +7,10 @@ copies of an image always stay on the same side.
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from edgekd.core.contracts import UNKNOWN_LABEL
+from edgekd.core.contracts import UNKNOWN_LABEL, Sample
 from edgekd.core.errors import DataError
 from edgekd.core.records import canonical_json
 
@@ -74,11 +74,25 @@ def hide_labels(
             f"`labels_per_class: {per_class}` is more than there are labelled training images in {listed(small)}",
             mend="lower `labels_per_class` or add labelled images",
         )
-    kept: set[str] = set()
+    kept = draw(images, count=lambda _: per_class, seed=seed)
+    return [image for image in images if image.id in kept], [image for image in images if image.id not in kept]
+
+
+def draw(images: Iterable[Found | Sample], *, count: Callable[[int], int], seed: int) -> set[str]:
+    """Return the ids of `count(n)` of the n images of each class; a smaller draw of the same seed is part of a larger one."""
+    by_label: dict[int, list[Found | Sample]] = defaultdict(list)
+    for image in images:
+        by_label[image.label].append(image)
+    drawn: set[str] = set()
     for members in by_label.values():
         members.sort(key=lambda image: rank(seed, "label", image.sha256 + image.id))
-        kept.update(image.id for image in members[:per_class])
-    return [image for image in images if image.id in kept], [image for image in images if image.id not in kept]
+        drawn.update(image.id for image in members[: count(len(members))])
+    return drawn
+
+
+def share_of(fraction: float) -> Callable[[int], int]:
+    """Return n -> the share `fraction` of n, rounded, but at least 1."""
+    return lambda n: max(1, round(fraction * n))
 
 
 def refuse_leaks(train: Iterable[Found], val: Sequence[Found]) -> None:

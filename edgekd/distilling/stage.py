@@ -1,49 +1,36 @@
 """The distil stage: recipe parts in, a checkpoint record out."""
 
+import itertools
+import json
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from edgekd.core.console import Console
-from edgekd.core.contracts import Batch, FrozenModel, ImageSet, Method, Needs, Source, Student, Teacher
+from edgekd.core.contracts import Batch, Needs
 from edgekd.core.errors import DataError, UsageError
 from edgekd.core.host import usable_cores
-from edgekd.core.plan import Train
-from edgekd.core.predictions import write_predictions
-from edgekd.core.records import Checkpoint, InputContract, MadeBy, TeacherFacts, TrainingFacts
-from edgekd.core.store import begin_stage, file_ref, sync_files, write_bytes, write_record
+from edgekd.core.records import Checkpoint, InputContract, TrainingFacts
+from edgekd.core.store import append_text, begin_stage
 from edgekd.distilling import loop
 from edgekd.distilling.allocator import keep_freed_memory
 from edgekd.distilling.evaluation import collect, labels_of
+from edgekd.distilling.heads import with_fresh_head
+from edgekd.distilling.imagesets import InMemory, concat
+from edgekd.distilling.job import Job
 from edgekd.distilling.models import TappedModel
-from edgekd.distilling.probes import PROBE_TAP, LinearProbe, ProbedTeacher, knn_top1
-from edgekd.distilling.views import EpochSampler, InMemory, Views, concat
+from edgekd.distilling.results import HEAD_TAP, Trained, fit_head, write_checkpoint
+from edgekd.distilling.sampling import EpochSampler, SharedSampler
+from edgekd.distilling.teaching import Lesson, Teaching, teach
+from edgekd.distilling.views import Crops, Views
 
-FIT_IMAGES = 4096
 HELD_BYTES = 1 << 30
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """Everything that one checkpoint depends on; `images_seen` fixes the duration when it is given."""
-
-    name: str
-    source: Source
-    student: Student
-    teachers: tuple[Teacher, ...]
-    method: Method
-    plan: Train
-    seed: int
-    view_px: int | None
-    images_seen: int | None
-    from_: dict[str, str]
-    made_by: MadeBy
 
 
 def distill(job: Job, folder: Path, console: Console) -> Checkpoint:
@@ -54,138 +41,205 @@ def distill(job: Job, folder: Path, console: Console) -> Checkpoint:
     return _Stage(job, folder, console).go()
 
 
+def fill_caches(job: Job, console: Console) -> tuple[Teaching, ...]:
+    """Have the teachers answer what the method will ask, and keep it; return them."""
+    return _Stage(job, Path(), console).teachings()
+
+
 class _Stage:
     def __init__(self, job: Job, folder: Path, console: Console) -> None:
         self.job, self.folder, self.console = job, folder, console
         self.needs: Needs = job.method.needs()
         self.classes = job.source.classes
-        self.device = _device()
+        self.device = compute_device()
+        source, augment = job.source, job.plan.augment
+        every = concat(source.train(), source.unlabelled())
+        self.images = source.train() if self.needs.only_labelled_images else every
+        self.effective = job.plan.batch * job.plan.accumulate
+        steps = job.plan.duration.in_steps(batch=self.effective, images_per_epoch=len(self.images))
+        self.steps = max(1, job.images_seen // self.effective) if job.images_seen is not None else steps
+        self.cache = job.cache.settled(epochs=self.steps * self.effective / max(1, len(self.images)))
+        self.crops = Crops(seed=self.cache.seed, views=self.cache.views or None, crop_area=augment.crop_area, flip=augment.flip)
         torch.manual_seed(job.seed)
 
     def go(self) -> Checkpoint:
         job = self.job
         self._check_needs()
-        student = cast(TappedModel, job.student.build(len(self.classes)))
+        teachings = self.teachings()
+        torch.manual_seed(job.seed)  # what the teachers drew must not change how the student starts
+        student = cast(TappedModel, job.student.build(len(self.classes), start=job.start is None))
+        if job.start is not None:
+            student = self._started(job.start)
         contract = job.student.input_contract()
-        teachers, facts, fitted = self._teachers()
         criterion = job.method.build(
-            student.spec(self.needs.student_taps),
-            tuple(teacher.spec(self.needs.teacher_taps) for teacher in teachers),
-            len(self.classes),
+            student.spec(self.needs.student_taps), tuple(teaching.spec() for teaching in teachings), len(self.classes)
         )
-        if fitted is not None and hasattr(criterion, "fit"):
-            cast(Any, criterion).fit(fitted)
+        if hasattr(criterion, "fit"):
+            cast(Any, criterion).fit(tuple(teaching.rows(self.needs.fit_samples) for teaching in teachings))
         begin_stage(self.folder, "checkpoint.json")
-        view_px = job.view_px or max(student.size_px[0], *(t.size_px[0] for t in teachers), 0)
-        trained, training = loop.train(self._task(student, teachers, criterion, contract, view_px), self.console)
-        return self._record(cast(TappedModel, trained.eval()), contract, tuple(facts), training)
+        trained: nn.Module = student
+        if job.plan.freeze == "all":
+            training = self._fit_only(student, contract)
+        else:
+            trained, training = loop.train(self._task(student, teachings, criterion.to(self.device), contract), self.console)
+        result = Trained(
+            job=job,
+            needs=self.needs,
+            cache=self.cache,
+            student=cast(TappedModel, trained.eval()),
+            criterion=criterion.eval(),
+            contract=contract,
+            teachings=teachings,
+            training=training,
+        )
+        return write_checkpoint(result, self.folder, self.console)
+
+    def _started(self, weights: Path) -> TappedModel:
+        job, classes = self.job, len(self.classes)
+        if job.start_facts is not None and job.start_facts.head == "fresh":
+            return cast(TappedModel, with_fresh_head(job.student, weights, had=job.start_facts.classes, classes=classes))
+        return cast(TappedModel, job.student.restore(classes, weights))
+
+    def _fit_only(self, student: TappedModel, contract: InputContract) -> TrainingFacts:
+        """Fit the last layer as a linear probe and take no step; the loss on the labelled images is the whole history."""
+        started = time.perf_counter()
+        train = self.job.source.train()
+        student.to(self.device).eval()
+        seen_ND = collect(lambda x: student.features(x, (HEAD_TAP,)), train, contract, device=self.device)[HEAD_TAP]
+        fit_head(student.head, seen_ND, labels_of(train))
+        with torch.no_grad():
+            logits_NK = student.head(seen_ND.to(self.device)).cpu()
+        loss = float(nn.functional.cross_entropy(logits_NK, labels_of(train)))
+        append_text(self.folder / "history.jsonl", json.dumps({"step": 0, "images_seen": 0, "loss": loss}) + "\n")
+        return TrainingFacts(
+            steps=0,
+            images_seen=0,
+            seconds=round(time.perf_counter() - started, 3),
+            images_per_second=0.0,
+            data_wait_share=0.0,
+            final_loss=loss,
+            device=str(self.device),
+            precision="fp32",
+        )
+
+    def teachings(self) -> tuple[Teaching, ...]:
+        """Return the teachers, loaded, probed, and their answers kept if they are to be."""
+        if not self.needs.teachers:
+            return ()
+        if not self.job.teachers:
+            method = self.job.method.ref().use
+            raise UsageError(f"method {method} needs a teacher", mend="add `teachers:` to the recipe")
+        lesson = Lesson(
+            source=self.job.source,
+            images=self._held,
+            images_seen=self.steps * self.effective,
+            crops=self.crops,
+            cache=self.cache,
+            device=self.device,
+            console=self.console,
+        )
+        return teach(self.job.teachers, self.needs.teacher_taps, lesson)
+
+    @cached_property
+    def _held(self) -> InMemory:
+        return InMemory(self.images, limit_bytes=HELD_BYTES)
 
     def _check_needs(self) -> None:
         job, method = self.job, self.job.method.ref().use
-        if self.needs.teachers and not job.teachers:
-            raise UsageError(f"method {method} needs a teacher", mend="add `teachers:` to the recipe")
         if self.needs.labels and len(job.source.train()) == 0:
             raise DataError(f"method {method} needs labelled training images, and the source has none")
-
-    def _teachers(self) -> tuple[list[FrozenModel], list[TeacherFacts], tuple[dict[str, Tensor], ...] | None]:
-        """Load the teachers, see what their features are worth, and collect features of training images to fit on."""
-        if not self.needs.teachers:
-            return [], [], None
-        source = self.job.source
-        loaded, facts, fitted = [], [], []
-        for part in self.job.teachers:
-            teacher = part.load().to(self.device)
-            contract = _teacher_contract(teacher)
-            teacher, one = self._probed(part, teacher, contract)
-            sample = source.calibration(min(FIT_IMAGES, len(source.train()) + len(source.unlabelled())))
-            self.console.say(f"{teacher.name}: features of {len(sample)} training images")
-            loaded.append(teacher)
-            facts.append(one)
-            fitted.append(self._features(teacher, sample, contract, self.needs.teacher_taps))
-        return loaded, facts, tuple(fitted)
-
-    def _probed(self, part: Teacher, teacher: FrozenModel, contract: InputContract) -> tuple[FrozenModel, TeacherFacts]:
-        train, val = self.job.source.train(), self.job.source.val()
-        probe_top1 = knn = None
-        probed = teacher
-        if len(train):
-            self.console.say(f"{teacher.name}: probing its features on {len(train)} labelled images")
-            seen_ND = self._features(teacher, train, contract, (PROBE_TAP,))[PROBE_TAP]
-            held_MD = self._features(teacher, val, contract, (PROBE_TAP,))[PROBE_TAP]
-            probe = LinearProbe.fit(seen_ND, labels_of(train), classes=len(self.classes))
-            probe_top1 = float((probe(held_MD).argmax(dim=1) == labels_of(val)).double().mean())
-            knn = knn_top1(seen_ND, labels_of(train), held_MD, labels_of(val))
-            probed = cast(FrozenModel, ProbedTeacher(teacher, probe.to(self.device)))
-        return probed, TeacherFacts(
-            part=part.ref(),
-            name=teacher.name,
-            weights_sha256=teacher.weights_sha256,
-            licence=teacher.licence,
-            size_px=teacher.size_px,
-            parameters=teacher.parameters,
-            probe_top1=probe_top1,
-            knn_top1=knn,
-        )
-
-    def _features(
-        self, teacher: FrozenModel, images: ImageSet, contract: InputContract, taps: tuple[str, ...]
-    ) -> dict[str, Tensor]:
-        return collect(lambda x_BCHW: teacher.features(x_BCHW, taps), images, contract, device=self.device)
+        if job.plan.freeze is not None and not self.needs.trains_head:
+            raise UsageError(
+                f"`train.freeze: {job.plan.freeze}` leaves the last layer to be learned, and method {method} trains none",
+                mend="use `method: supervised`, or leave out `train.freeze`",
+            )
 
     def _task(
-        self,
-        student: TappedModel,
-        teachers: list[FrozenModel],
-        criterion: nn.Module,
-        contract: InputContract,
-        view_px: int,
+        self, student: TappedModel, teachings: tuple[Teaching, ...], criterion: nn.Module, contract: InputContract
     ) -> loop.Task:
-        job, plan = self.job, self.job.plan
-        source = job.source
-        images = source.train() if self.needs.only_labelled_images else concat(source.train(), source.unlabelled())
-        effective = plan.batch * plan.accumulate
-        steps = plan.duration.in_steps(batch=effective, images_per_epoch=len(images))
-        if job.images_seen is not None:
-            steps = max(1, job.images_seen // effective)
+        job = self.job
+
+        def answers(batch: Batch, shown: tuple[Tensor, ...]) -> loop.Answers:
+            crops = iter(shown)
+            return tuple(
+                teaching.answer(batch.index_B, batch.view_B, next(crops) if teaching.online else None) for teaching in teachings
+            )
+
         return loop.Task(
             label=f"distil {job.name} ({job.method.ref().use})",
             student=student,
-            teachers=tuple(teachers),
             criterion=criterion,
             needs=self.needs,
-            batches=self._batches(images, view_px, samples=steps * effective),
-            steps=steps,
-            plan=plan,
+            batches=self._batches(student.size_px, tuple(t.frozen.size_px for t in teachings if t.online)),
+            answers=answers,
+            steps=self.steps,
+            steps_per_epoch=max(1, len(self.images) // self.effective),
+            begin_epoch=self._epoch_hook(student, teachings, criterion),
+            plan=job.plan,
             seed=job.seed,
             evaluate=self._evaluator(contract),
             history=self.folder / "history.jsonl",
         )
 
-    def _batches(self, images: ImageSet, view_px: int, *, samples: int) -> Iterator[Batch]:
+    def _epoch_hook(
+        self, student: TappedModel, teachings: tuple[Teaching, ...], criterion: nn.Module
+    ) -> Callable[[], Mapping[str, float]] | None:
+        if not hasattr(criterion, "begin_epoch"):
+            return None
+        train = self.job.source.train()
+        label_N = labels_of(train)
+        sampler = EpochSampler(max(1, len(train)), seed=self.job.seed)
+        passes = itertools.count()
+
+        def labelled() -> Iterator[tuple[loop.Answers, Tensor]]:
+            epoch = next(passes)
+            for index_B in torch.from_numpy(sampler.order(epoch)).split(self.job.plan.batch):
+                answers = tuple(teaching.ask(index_B.tolist(), self.crops.view(epoch)) for teaching in teachings)
+                yield answers, label_N[index_B].to(self.device)
+
+        return lambda: cast(Mapping[str, float], cast(Any, criterion).begin_epoch(student, labelled))
+
+    def _batches(
+        self, size_px: tuple[int, int], teachers_px: tuple[tuple[int, int], ...]
+    ) -> Iterator[tuple[Batch, tuple[Tensor, ...]]]:
         from torch.utils.data import DataLoader
 
-        job, augment = self.job, self.job.plan.augment
-        held = InMemory(images, limit_bytes=HELD_BYTES)
+        plan = self.job.plan
         views = Views(
-            held,
-            size_px=view_px,
-            seed=job.seed,
-            crop_area=augment.crop_area,
-            flip=augment.flip,
-            colour_jitter=augment.colour_jitter,
+            self._held,
+            size_px=size_px,
+            crops=self.crops,
+            seed=self.job.seed,
+            colour_jitter=plan.augment.colour_jitter,
+            erasing=plan.augment.erasing,
+            teachers_px=teachers_px,
         )
-        workers = job.plan.workers
-        if workers is None:  # what is held in memory is cut faster than a worker's answer travels
-            workers = 0 if held.complete else max(1, usable_cores() - 1)
+        # Without an accelerator a worker would take from the training the core that it computes on.
+        by_default = 0 if self.device.type == "cpu" else max(1, usable_cores() - 1)
         loader = DataLoader(
             views,
-            sampler=EpochSampler(len(images), seed=job.seed, samples=samples),
-            batch_size=job.plan.batch,
-            num_workers=workers,
+            sampler=self._sampler(),
+            batch_size=plan.batch,
+            num_workers=by_default if plan.workers is None else plan.workers,
             pin_memory=self.device.type == "cuda",
         )
-        for image_BCHW, label_B, index_B, view_B in loader:
-            yield Batch(image_BCHW=image_BCHW, label_B=label_B, index_B=index_B, view_B=view_B)
+        for image_BCHW, label_B, index_B, view_B, *shown in loader:
+            yield Batch(image_BCHW=image_BCHW, label_B=label_B, index_B=index_B, view_B=view_B), tuple(shown)
+
+    def _sampler(self) -> EpochSampler | SharedSampler:
+        job, samples = self.job, self.steps * self.effective
+        labelled = len(job.source.train())
+        others = len(self.images) - labelled
+        if job.plan.labelled_share is None or not labelled or not others:
+            return EpochSampler(len(self.images), seed=job.seed, samples=samples)
+        return SharedSampler(
+            labelled=labelled,
+            others=others,
+            labelled_share=job.plan.labelled_share,
+            batch=job.plan.batch,
+            seed=job.seed,
+            samples=samples,
+        )
 
     def _evaluator(self, contract: InputContract) -> Callable[[nn.Module], float]:
         val = self.job.source.val()
@@ -198,74 +252,9 @@ class _Stage:
 
         return top1
 
-    def _record(
-        self,
-        student: TappedModel,
-        contract: InputContract,
-        teachers: tuple[TeacherFacts, ...],
-        training: TrainingFacts,
-    ) -> Checkpoint:
-        job, source = self.job, self.job.source
-        val = source.val()
 
-        def answers(images: ImageSet) -> dict[str, Tensor]:
-            taps = ("logits", PROBE_TAP)
-            return collect(lambda x: student.features(x, taps), images, contract, device=self.device)
-
-        held = answers(val)
-        accuracy = write_predictions(held["logits"].numpy(), val.samples, self.classes, self.folder)
-        probe_top1, knn = self._worth(answers, held[PROBE_TAP])
-        weights = self.folder / "student.safetensors"
-        write_bytes(weights, save({key: value.contiguous().cpu() for key, value in student.model.state_dict().items()}))
-        sync_files(self.folder)
-        checkpoint = Checkpoint(
-            made_by=job.made_by,
-            from_=job.from_,
-            name=job.name,
-            weights=file_ref(weights, folder=self.folder),
-            history=file_ref(self.folder / "history.jsonl", folder=self.folder),
-            student=job.student.ref(),
-            student_name=student.name,
-            parameters=sum(parameter.numel() for parameter in student.model.parameters()),
-            licence=student.licence,
-            classes=self.classes,
-            input=contract,
-            method=job.method.ref(),
-            teachers=teachers,
-            data=source.facts(),
-            training=training,
-            accuracy=accuracy,
-            knn_top1=knn,
-            probe_top1=probe_top1,
-            seed=job.seed,
-        )
-        write_record(self.folder / "checkpoint.json", checkpoint)
-        return checkpoint
-
-    def _worth(self, answers: Callable[[ImageSet], dict[str, Tensor]], held_MD: Tensor) -> tuple[float | None, float | None]:
-        """Return linear-probe and nearest-neighbour top-1 of the student's pooled features; None without labels."""
-        train, val = self.job.source.train(), self.job.source.val()
-        if not len(train):
-            return None, None
-        seen_ND = answers(train)[PROBE_TAP]
-        probe = LinearProbe.fit(seen_ND, labels_of(train), classes=len(self.classes))
-        probe_top1 = float((probe(held_MD).argmax(dim=1) == labels_of(val)).double().mean())
-        return probe_top1, knn_top1(seen_ND, labels_of(train), held_MD, labels_of(val))
-
-
-def _teacher_contract(teacher: FrozenModel) -> InputContract:
-    """Return how whole images are shown to a teacher: the largest centre square at its size; it normalises itself."""
-    size_px = teacher.size_px
-    return InputContract(
-        size_px=size_px,
-        resize_px=size_px[0],
-        interpolation="bicubic",
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
-    )
-
-
-def _device() -> torch.device:
+def compute_device() -> torch.device:
+    """Return the accelerator, or the CPU with as many threads as this process may use."""
     from accelerate import PartialState
 
     if "OMP_NUM_THREADS" not in os.environ:  # torch counts the host's cores, also inside a container that has fewer

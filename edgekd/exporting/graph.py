@@ -32,7 +32,9 @@ _CHATTER = (
 _traces: "WeakKeyDictionary[nn.Module, tuple[str, bytes]]" = WeakKeyDictionary()
 
 
-def to_onnx(exportable: Exportable, *, opset: int = DEFAULT_OPSET, batch: Batch = "dynamic") -> "ModelProto":
+def to_onnx(
+    exportable: Exportable, *, opset: int = DEFAULT_OPSET, batch: Batch = "dynamic", output: str = OUTPUT
+) -> "ModelProto":
     """Return the student as a checked float32 ONNX graph that carries its classes, input contract and metadata.
 
     The trace is remembered as long as the module lives: several artifacts of one student trace it once. Raises `UsageError`
@@ -40,10 +42,10 @@ def to_onnx(exportable: Exportable, *, opset: int = DEFAULT_OPSET, batch: Batch 
     """
     import onnx
 
-    key = _trace_key(exportable, opset, batch)
+    key = _trace_key(exportable, opset, batch, output)
     known = _traces.get(exportable.module)
     if known is None or known[0] != key:
-        known = (key, serialized(_stripped(_trace(exportable, opset, batch))))
+        known = (key, serialized(_stripped(_trace(exportable, opset, batch, output))))
         _traces[exportable.module] = known
     model = onnx.load_model_from_string(known[1])
     onnx.helper.set_model_props(model, properties(exportable))
@@ -105,15 +107,15 @@ def free_batch(batch: Batch) -> Any:
     return ({0: torch.export.Dim(FREE_BATCH, min=1)},) if batch == "dynamic" else None
 
 
-def _trace(exportable: Exportable, opset: int, batch: Batch) -> "ModelProto":
+def _trace(exportable: Exportable, opset: int, batch: Batch, output: str) -> "ModelProto":
     import torch
 
     sample = (sample_of(exportable, batch),)
     try:
         with quiet_torch(), torch.no_grad():
             if opset >= _OLDEST_OF_DYNAMO:
-                return _dynamo(exportable.module, sample, opset, batch)
-            return _torchscript(exportable.module, sample, opset, batch)
+                return _dynamo(exportable.module, sample, opset, batch, output)
+            return _torchscript(exportable.module, sample, opset, batch, output)
     except (RuntimeError, TypeError, ValueError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UsageError(
@@ -122,7 +124,7 @@ def _trace(exportable: Exportable, opset: int, batch: Batch) -> "ModelProto":
         ) from error
 
 
-def _dynamo(module: "nn.Module", sample: Any, opset: int, batch: Batch) -> "ModelProto":
+def _dynamo(module: "nn.Module", sample: Any, opset: int, batch: Batch, output: str) -> "ModelProto":
     import torch
 
     program = torch.onnx.export(
@@ -133,7 +135,7 @@ def _dynamo(module: "nn.Module", sample: Any, opset: int, batch: Batch) -> "Mode
         verbose=False,
         opset_version=opset,
         input_names=[INPUT],
-        output_names=[OUTPUT],
+        output_names=[output],
         dynamic_shapes=free_batch(batch),
     )
     if program is None:
@@ -141,12 +143,12 @@ def _dynamo(module: "nn.Module", sample: Any, opset: int, batch: Batch) -> "Mode
     return program.model_proto
 
 
-def _torchscript(module: "nn.Module", sample: Any, opset: int, batch: Batch) -> "ModelProto":
+def _torchscript(module: "nn.Module", sample: Any, opset: int, batch: Batch, output: str) -> "ModelProto":
     import onnx
     import torch
 
     written: Any = io.BytesIO()
-    free = {INPUT: {0: FREE_BATCH}, OUTPUT: {0: FREE_BATCH}} if batch == "dynamic" else None
+    free = {INPUT: {0: FREE_BATCH}, output: {0: FREE_BATCH}} if batch == "dynamic" else None
     torch.onnx.export(
         module,
         sample,
@@ -155,7 +157,7 @@ def _torchscript(module: "nn.Module", sample: Any, opset: int, batch: Batch) -> 
         verbose=False,
         opset_version=opset,
         input_names=[INPUT],
-        output_names=[OUTPUT],
+        output_names=[output],
         dynamic_axes=free,
     )
     return onnx.load_model_from_string(written.getvalue())
@@ -178,10 +180,10 @@ def _stripped(model: "ModelProto") -> "ModelProto":
     return model
 
 
-def _trace_key(exportable: Exportable, opset: int, batch: Batch) -> str:
+def _trace_key(exportable: Exportable, opset: int, batch: Batch, output: str) -> str:
     module = exportable.module
     modes = [part.training for part in module.modules()]
-    digest = hashlib.sha256(f"{opset} {batch} {tuple(exportable.sample_BCHW.shape)} {modes} {module}".encode())
+    digest = hashlib.sha256(f"{opset} {batch} {output} {tuple(exportable.sample_BCHW.shape)} {modes} {module}".encode())
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

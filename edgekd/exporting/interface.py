@@ -15,18 +15,17 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-INPUT, OUTPUT = "image", "logits"
+INPUT, OUTPUT, FEATURE = "image", "logits", "feature"
 FREE_BATCH = "batch"
 Batch = Literal["dynamic"] | Annotated[int, Field(ge=1, le=1024)]
 """A backend's option `batch`: `dynamic` leaves the batch axis free, a number fixes it."""
 
 
 def properties(exportable: Exportable) -> dict[str, str]:
-    """Return what the exported file says about itself: classes and input contract as JSON, then the stage's own facts."""
-    own = {
-        "classes": json.dumps(exportable.classes, ensure_ascii=False),
-        "input": json.dumps(exportable.input.model_dump(mode="json"), sort_keys=True),
-    }
+    """Return what the exported file says about itself: classes (if any) and input contract as JSON, then the stage's facts."""
+    own = {"input": json.dumps(exportable.input.model_dump(mode="json"), sort_keys=True)}
+    if exportable.classes:
+        own["classes"] = json.dumps(exportable.classes, ensure_ascii=False)
     return dict(sorted({**own, **exportable.metadata}.items()))
 
 

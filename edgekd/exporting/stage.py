@@ -26,7 +26,7 @@ from edgekd.core.errors import DataError, EvidenceError, IntegrityError
 from edgekd.core.images import prepare_batch
 from edgekd.core.parts import need_packages
 from edgekd.core.predictions import write_predictions
-from edgekd.core.records import Artifact, Checkpoint, InputContract, MadeBy
+from edgekd.core.records import Artifact, Checkpoint, InputContract, MadeBy, licences_of_weights
 from edgekd.core.store import begin_stage, checked_file, disk_errors, file_ref, sync_files, write_record
 from edgekd.exporting import parity
 from edgekd.exporting.interface import shown
@@ -56,13 +56,13 @@ class Reference:
         self.checkpoint = checkpoint
         self.images = source.val()
         _check_images(source, checkpoint)
-        module = _load(checkpoint, folder, student)
+        module = load_student(checkpoint, folder, student)
         self.exportable = Exportable(
             module=student.exportable(module),
             input=checkpoint.input,
             classes=checkpoint.classes,
-            metadata=_about(checkpoint),
-            sample_BCHW=_sample(checkpoint.input),
+            metadata=about(checkpoint),
+            sample_BCHW=sample_for(checkpoint.input),
         )
         # Batches beside one another, each on one core: torch's own threads wait for each other and crawl on a busy machine.
         with _torch_threads(1):
@@ -138,14 +138,15 @@ def _record(
         input=checkpoint.input,
         parity=parity.compare(reference.logits_NK, logits_NK, samples, classes),
         accuracy=write_predictions(logits_NK, samples, classes, folder),
-        licences=_licences(checkpoint),
+        licences=licences_of_weights(checkpoint),
     )
     write_record(folder / RECORD, artifact)
     return artifact
 
 
 # ------------------------------------------------------------------------------------------------------------ the student
-def _load(checkpoint: Checkpoint, folder: Path, student: Student) -> "nn.Module":
+def load_student(checkpoint: Checkpoint, folder: Path, student: Student) -> "nn.Module":
+    """Return a checkpoint's student in evaluation mode; raise `IntegrityError` for weights not its own or not finite."""
     import torch
 
     path = checked_file(checkpoint.weights, folder=folder)
@@ -172,24 +173,21 @@ def _eager(module: Any) -> "Callable[[Logits], Logits]":
     return answer
 
 
-def _sample(contract: InputContract) -> "torch.Tensor":
+def sample_for(contract: InputContract) -> "torch.Tensor":
+    """Return two images of noise for a tracer to see."""
     import torch
 
     return torch.rand(2, 3, *contract.size_px, generator=torch.Generator().manual_seed(0))
 
 
-def _licences(checkpoint: Checkpoint) -> dict[str, str]:
-    teachers = {f"teacher {teacher.name}": teacher.licence for teacher in checkpoint.teachers}
-    return {f"student {checkpoint.student_name}": checkpoint.licence, **teachers}
-
-
-def _about(checkpoint: Checkpoint) -> dict[str, str]:
+def about(checkpoint: Checkpoint) -> dict[str, str]:
+    """Return what an exported file says of itself: whose weights, made from what, under which licences."""
     from edgekd import __version__
 
     return {
         "edgekd": __version__,
         "student": checkpoint.student_name,
-        "licences": json.dumps(_licences(checkpoint), ensure_ascii=False),
+        "licences": json.dumps(licences_of_weights(checkpoint), ensure_ascii=False),
         "checkpoint_sha256": checkpoint.digest(),
         "weights_sha256": checkpoint.weights.sha256,
         "data_sha256": checkpoint.data.digest,

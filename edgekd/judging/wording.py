@@ -11,6 +11,7 @@ OUTCOMES: dict[Outcome, str] = {
     "inconclusive": "inconclusive",
     "error": "error",
 }
+PICTURES = {"pca": "PCA", "tsne": "t-SNE"}
 MISSING = "\N{EN DASH}"
 NO_BUDGETS = (
     "No budgets were given, so nothing was judged, and unknown is not passed. "

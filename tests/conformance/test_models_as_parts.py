@@ -57,13 +57,31 @@ def test_a_teacher_is_frozen_deterministic_and_answers_in_float32(name: str) -> 
 def test_a_teacher_in_bf16_answers_nearly_the_same() -> None:
     """Half-width weights change the features by little, and the answer is still float32."""
     torch.manual_seed(0)
-    full = teacher("timm").load()
+    full = teacher("timm", precision="fp32").load()
     torch.manual_seed(0)
     half = teacher("timm", precision="bf16").load()
     image = torch.rand(2, 3, 32, 32)
     a, b = (model.features(image, ("pooled",))["pooled"] for model in (full, half))
     assert b.dtype == torch.float32
     assert 0 < float((a - b).abs().max()) < 0.1 * float(a.abs().max())
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [({}, "fp32"), ({"avx512_f": True}, "fp32"), ({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16")],
+)
+def test_a_teacher_takes_bf16_where_the_processor_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], precision: str
+) -> None:
+    """`auto`, the default, is settled when the weights are loaded, and the frozen model says what it came to."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    frozen: Any = teacher("timm").load()
+    assert frozen.precision == precision
+    widths = {parameter.dtype for parameter in frozen._tapped.model.parameters()}
+    assert widths == {torch.bfloat16 if precision == "bf16" else torch.float32}
+    asked: Any = teacher("timm", precision="fp32").load()
+    assert asked.precision == "fp32"
 
 
 @pytest.mark.parametrize("name", parts.names("student"))

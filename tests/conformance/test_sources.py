@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -75,14 +76,15 @@ def npz(root: Path) -> dict[str, object]:
 
 
 CASES: dict[str, Callable[[Path], dict[str, object]]] = {"folder": folder, "npz": npz, "webdataset": webdataset}
+COMPOSED = {"adaptation"}  # made of other sources and with other options: kept to its promises by a test file of its own
 
 
 def test_every_source_has_a_case():
     """A source without a case here is not known to keep its promises."""
-    assert sorted(CASES) == list(parts.names("source"))
+    assert sorted({*CASES, *COMPOSED}) == list(parts.names("source"))
 
 
-@pytest.fixture(params=parts.names("source"))
+@pytest.fixture(params=sorted(set(parts.names("source")) - COMPOSED))
 def make(request, tmp_path, monkeypatch) -> Callable[..., Source]:
     """Return a function options -> source over 11 training, 11 validation and 1 unlabelled image in two classes."""
     if request.param not in CASES:
@@ -119,6 +121,17 @@ def test_images_are_uint8_rgb(make):
     np.testing.assert_array_equal(source.unlabelled().load(0), pixels(999))
     trained = {source.train().load(index).tobytes() for index in range(11)}
     assert trained == {pixels(100 * label + n).tobytes() for label, count in enumerate((6, 5)) for n in range(count)}
+
+
+def test_a_digest_of_an_image_is_of_its_bytes(make):
+    """Every image has one, different images have different ones, and hiding labels changes none."""
+    source, hidden = make(), make(labels_per_class=2)
+    images = [source.train(), source.unlabelled(), source.val()]
+    known = {sample.id: sample.sha256 for part in images for sample in part.samples}
+    assert all(re.fullmatch("[0-9a-f]{64}", sha256) for sha256 in known.values())
+    assert len(set(known.values())) == 23
+    for part in (hidden.train(), hidden.unlabelled(), hidden.calibration(5)):
+        assert {sample.id: sample.sha256 for sample in part.samples}.items() <= known.items()
 
 
 def test_writing_into_an_image_changes_no_other(make):

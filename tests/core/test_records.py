@@ -11,10 +11,11 @@ import pytest
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from edgekd.core import records, store
+from edgekd.core import records, side_records, store
 from edgekd.core.errors import IntegrityError
 from edgekd.core.parts import PartRef
-from edgekd.core.records import RECORDS, Accuracy, Artifact, FileRef, Finding, MadeBy, Parity, Record, Verdict
+from edgekd.core.records import Accuracy, Artifact, FileRef, Finding, MadeBy, Parity, Record, Verdict
+from edgekd.core.side_records import RECORDS
 
 TEXT = st.text(max_size=8)
 WHOLE = st.integers(-(2**53), 2**53)
@@ -246,7 +247,8 @@ def test_records_cannot_be_changed() -> None:
 
 def test_every_record_can_be_found_by_its_kind() -> None:
     """A new record cannot be forgotten in the register, nor take another's name."""
-    own = {cls for cls in vars(records).values() if isinstance(cls, type) and issubclass(cls, Record) and cls is not Record}
+    everything = [*vars(records).values(), *vars(side_records).values()]
+    own = {cls for cls in everything if isinstance(cls, type) and issubclass(cls, Record) and cls is not Record}
     assert own == set(RECORDS.values())
     assert all(RECORDS[kind].kind == kind for kind in RECORDS)
 

@@ -14,7 +14,7 @@ from torch import nn
 from edgekd.core.console import silent
 from edgekd.core.contracts import Batch, Losses, Needs
 from edgekd.core.errors import UsageError
-from edgekd.core.plan import Duration, Train
+from edgekd.core.plan import Augment, Duration, Train
 from edgekd.distilling import loop
 
 
@@ -56,32 +56,52 @@ def plan(**changes: Any) -> Train:
     return Train(duration=Duration(steps=1), **(defaults | changes))
 
 
-def batches(size: int, *, seed: int = 0) -> Iterator[Batch]:
+Shown = tuple[Batch, tuple[torch.Tensor, ...]]
+
+
+def batches(size: int, *, seed: int = 0) -> Iterator[Shown]:
     g = torch.Generator().manual_seed(seed)
     while True:
         images = torch.randint(0, 256, (size, 3, 4, 4), generator=g, dtype=torch.uint8)
         labels = (images[:, 0].float().mean((1, 2)) > 127).long()
-        yield Batch(image_BCHW=images, label_B=labels, index_B=torch.arange(size), view_B=torch.zeros(size))
+        yield Batch(image_BCHW=images, label_B=labels, index_B=torch.arange(size), view_B=torch.zeros(size)), ()
 
 
-def trained(tmp_path: Path, *, steps: int = 4, scale: float = 1.0, feed: Any = None, **changes: Any) -> tuple[nn.Module, Any]:
+def no_answers(_batch: Batch, _shown: tuple[torch.Tensor, ...]) -> loop.Answers:
+    return ()
+
+
+def trained(
+    tmp_path: Path,
+    *,
+    steps: int = 4,
+    scale: float = 1.0,
+    criterion: nn.Module | None = None,
+    task: dict[str, Any] | None = None,
+    **changes: Any,
+) -> tuple[nn.Module, Any]:
     torch.manual_seed(0)
     (tmp_path / "history.jsonl").unlink(missing_ok=True)
     settings = plan(**changes)
-    task = loop.Task(
-        label="test",
-        student=Student(),
-        teachers=(),
-        criterion=Criterion(scale),
-        needs=Needs(student_taps=("logits",), teachers=False),
-        batches=feed or batches(settings.batch),
-        steps=steps,
-        plan=settings,
-        seed=0,
-        evaluate=lambda model: 0.25 if not model.training else math.nan,
-        history=tmp_path / "history.jsonl",
-    )
-    return loop.train(task, silent())
+    options = {
+        "label": "test",
+        "student": Student(),
+        "criterion": criterion or Criterion(scale),
+        "needs": Needs(student_taps=("logits",), teachers=False),
+        "batches": batches(settings.batch),
+        "answers": no_answers,
+        "steps": steps,
+        "steps_per_epoch": steps,
+        "plan": settings,
+        "seed": 0,
+        "evaluate": lambda model: 0.25 if not model.training else math.nan,
+        "history": tmp_path / "history.jsonl",
+    }
+    return loop.train(loop.Task(**options | (task or {})), silent())
+
+
+def history(tmp_path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
 
 
 def test_the_rate_warms_up_linearly_then_follows_half_a_cosine() -> None:
@@ -98,7 +118,7 @@ def test_the_rate_warms_up_linearly_then_follows_half_a_cosine() -> None:
 def test_a_run_writes_its_history_and_counts_what_it_saw(tmp_path: Path) -> None:
     """Images seen are steps times batch; evaluation happens at the declared shares, in evaluation mode."""
     _, facts = trained(tmp_path, steps=4)
-    lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    lines = history(tmp_path)
     assert (facts.steps, facts.images_seen) == (4, 16)
     assert [line["images_seen"] for line in lines] == [4, 8, 12, 16]
     assert [line.get("top1") for line in lines] == [None, 0.25, None, 0.25]
@@ -109,15 +129,11 @@ def test_a_run_writes_its_history_and_counts_what_it_saw(tmp_path: Path) -> None
 def test_accumulating_two_half_batches_equals_one_whole(tmp_path: Path) -> None:
     """Without batch norm in the way, 2 x 4 images make the step of 8."""
 
-    def halves() -> Iterator[Batch]:
-        for whole in batches(8):
+    def halves() -> Iterator[Shown]:
+        for whole, _ in batches(8):
             for part in (slice(0, 4), slice(4, 8)):
-                yield Batch(
-                    image_BCHW=whole.image_BCHW[part],
-                    label_B=whole.label_B[part],
-                    index_B=whole.index_B[part],
-                    view_B=whole.view_B[part],
-                )
+                half = {name: getattr(whole, name)[part] for name in ("image_BCHW", "label_B", "index_B", "view_B")}
+                yield Batch(**half), ()
 
     class Plain(Student):
         def features(self, image_BCHW: torch.Tensor, taps: tuple[str, ...]) -> dict[str, torch.Tensor]:
@@ -127,20 +143,7 @@ def test_accumulating_two_half_batches_equals_one_whole(tmp_path: Path) -> None:
     for feed, settings in ((batches(8), {"batch": 8}), (halves(), {"batch": 4, "accumulate": 2})):
         torch.manual_seed(0)
         student = Plain()
-        task = loop.Task(
-            label="t",
-            student=student,
-            teachers=(),
-            criterion=Criterion(),
-            needs=Needs(student_taps=("logits",), teachers=False),
-            batches=feed,
-            steps=3,
-            plan=plan(**settings),
-            seed=0,
-            evaluate=lambda _: 0.0,
-            history=tmp_path / "h.jsonl",
-        )
-        loop.train(task, silent())
+        trained(tmp_path, steps=3, task={"student": student, "batches": feed}, **settings)
         results.append(student.linear.weight.detach().clone())
     assert torch.allclose(*results, atol=1e-6)
 
@@ -167,12 +170,126 @@ def test_clipping_bounds_the_step(tmp_path: Path) -> None:
     assert float((clipped.linear.weight.detach() - before).norm()) <= 0.1 * 0.01 + 1e-6
 
 
+class Projecting(Criterion):
+    """A criterion with weights of its own, one of which only `begin_epoch` would train."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.projector = nn.Linear(2, 2)
+        self.own = nn.Linear(2, 2).requires_grad_(False)
+
+    def forward(self, student: dict[str, torch.Tensor], teachers: tuple[Any, ...], batch: Batch) -> Losses:
+        return super().forward({"logits": self.projector(self.own(student["logits"]))}, teachers, batch)
+
+
 def test_biases_and_norm_gains_are_not_decayed() -> None:
     """Two groups: matrices with the asked decay, vectors with none."""
-    groups = loop.make_optimiser(Student(), plan(weight_decay=0.3)).param_groups
+    learner = loop.Learner(Student(), Criterion(), ("logits",))
+    groups = loop.make_optimiser(learner, plan(weight_decay=0.3)).param_groups
     assert [g["weight_decay"] for g in groups] == [0.3, 0.0]
     assert {p.ndim for p in groups[0]["params"]} == {2}
     assert {p.ndim for p in groups[1]["params"]} == {1}
+
+
+@pytest.mark.parametrize(("criterion_lr", "expected"), [(None, 0.1), (0.7, 0.7)])
+def test_the_methods_own_weights_may_have_their_own_rate(criterion_lr: float | None, expected: float) -> None:
+    """Student weights peak at `lr`, the criterion's at `criterion_lr`, by default the same; frozen ones are in no group."""
+    learner = loop.Learner(Student(), Projecting(), ("logits",))
+    groups = loop.make_optimiser(learner, plan(criterion_lr=criterion_lr)).param_groups
+    peak = {id(p): group["peak_lr"] for group in groups for p in group["params"]}
+    assert {peak[id(p)] for p in learner.student.parameters()} == {0.1}
+    assert {peak[id(p)] for p in learner.criterion.projector.parameters()} == {expected}
+    assert not any(id(p) in peak for p in learner.criterion.own.parameters())
+
+
+def test_each_group_follows_the_schedule_at_its_own_rate(tmp_path: Path) -> None:
+    """Plain SGD: with the same gradient, ten times the criterion's rate moves its projector ten times as far."""
+    moved = []
+    for criterion_lr in (0.01, 0.1):
+        torch.manual_seed(1)
+        criterion = Projecting()
+        before = {name: value.clone() for name, value in criterion.state_dict().items()}
+        student, _ = trained(tmp_path, steps=1, criterion=criterion, criterion_lr=criterion_lr)
+        moved.append(criterion.projector.weight.detach() - before["projector.weight"])
+        assert torch.equal(criterion.own.weight, before["own.weight"])
+        assert isinstance(student, Student)
+    assert float(moved[0].abs().max()) > 0
+    torch.testing.assert_close(moved[1], 10 * moved[0])
+
+
+class Telling(Criterion):
+    """Remembers what the teachers were said to have answered, and to which batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[tuple[torch.Tensor, Batch]] = []
+
+    def forward(self, student: dict[str, torch.Tensor], teachers: tuple[Any, ...], batch: Batch) -> Losses:
+        self.heard.append((teachers[0]["pooled"], batch))
+        return super().forward(student, (), batch)
+
+
+@pytest.mark.parametrize("mixup", [0.0, 0.8])
+def test_mixup_blends_the_teachers_answers_as_it_blends_the_images(tmp_path: Path, mixup: float) -> None:
+    """The teacher is asked about unmixed images; image i and answer i are then both mix * own + (1 - mix) * partner."""
+    asked: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def answers(batch: Batch, shown: tuple[torch.Tensor, ...]) -> loop.Answers:
+        assert batch.partner_B is None
+        answer_BD = shown[0].float().mean((2, 3))
+        asked.append((answer_BD, batch.image_BCHW.clone()))
+        return ({"pooled": answer_BD},)
+
+    def feed() -> Iterator[Shown]:
+        for batch, _ in batches(4):
+            yield batch, (255 - batch.image_BCHW,)
+
+    criterion = Telling()
+    augment = Augment(mixup=mixup)
+    trained(tmp_path, steps=3, criterion=criterion, task={"batches": feed(), "answers": answers}, augment=augment)
+    assert len(criterion.heard) == 3
+    for (answer_BD, unmixed_BCHW), (heard_BD, batch) in zip(asked, criterion.heard, strict=True):
+        own_BCHW = unmixed_BCHW.float() / 255
+        if not mixup:
+            assert batch.partner_B is None
+            assert torch.equal(heard_BD, answer_BD)
+            assert torch.equal(batch.image_BCHW, own_BCHW)
+            continue
+        assert batch.partner_B is not None
+        torch.testing.assert_close(heard_BD, batch.mix * answer_BD + (1 - batch.mix) * answer_BD[batch.partner_B])
+        torch.testing.assert_close(
+            batch.image_BCHW, batch.mix * own_BCHW + (1 - batch.mix) * own_BCHW[batch.partner_B], atol=1e-6, rtol=1e-5
+        )
+
+
+def test_every_epoch_begins_with_the_criterions_turn(tmp_path: Path) -> None:
+    """Called before steps 1, 4 and 7 of 8 at three steps an epoch, and its numbers stand in those lines of the history."""
+    calls: list[int] = []
+    criterion = Telling()
+
+    def begin() -> dict[str, float]:
+        calls.append(len(criterion.heard))
+        return {"custom": float(len(calls))}
+
+    def answers(_batch: Batch, _shown: tuple[torch.Tensor, ...]) -> loop.Answers:
+        return ({"pooled": torch.zeros(4, 1)},)
+
+    changes = {"answers": answers, "begin_epoch": begin, "steps_per_epoch": 3}
+    trained(tmp_path, steps=8, criterion=criterion, task=changes)
+    assert calls == [0, 3, 6]
+    assert {line["step"]: line["custom"] for line in history(tmp_path) if "custom" in line} == {1: 1.0, 4: 2.0, 7: 3.0}
+
+
+def test_evaluating_never(tmp_path: Path) -> None:
+    """At 0 no image is evaluated during training, and the loss is logged all the same."""
+
+    def never(_model: nn.Module) -> float:
+        raise AssertionError("evaluated")
+
+    trained(tmp_path, steps=4, task={"evaluate": never}, evaluate_every=0.0)
+    lines = history(tmp_path)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert all("top1" not in line and math.isfinite(line["loss"]) for line in lines)
 
 
 def test_mixup_blends_images_with_their_partners() -> None:
@@ -180,7 +297,7 @@ def test_mixup_blends_images_with_their_partners() -> None:
     generator = torch.Generator().manual_seed(3)
     shares = set()
     for _ in range(3):
-        batch = next(batches(4))
+        batch, _ = next(batches(4))
         batch.image_BCHW = batch.image_BCHW.float()
         own = batch.image_BCHW.clone()
         mixed = loop.mixed(batch, alpha=0.8, generator=generator)
@@ -193,7 +310,7 @@ def test_mixup_blends_images_with_their_partners() -> None:
 
 def test_no_mixup_leaves_the_batch_alone() -> None:
     """Alpha 0 draws nothing."""
-    batch = next(batches(4))
+    batch, _ = next(batches(4))
     assert loop.mixed(batch, alpha=0.0, generator=torch.Generator()).partner_B is None
 
 

@@ -37,6 +37,7 @@ class Samples(Sequence[Sample]):
         self._ids = b"".join(encoded)
         self._ends = np.fromiter(itertools.accumulate(map(len, encoded)), dtype=np.int64, count=len(encoded))
         self._labels = np.array([image.label for image in images], dtype=np.int32)
+        self._sha256s = b"".join(bytes.fromhex(image.sha256) if image.sha256 else bytes(32) for image in images)
         self._files = tuple(dict.fromkeys(image.file for image in images))
         position = {file: index for index, file in enumerate(self._files)}
         places = [(position[image.file], image.offset, image.size_bytes) for image in images]
@@ -59,7 +60,8 @@ class Samples(Sequence[Sample]):
         name = self._ids[start : int(self._ends[at])].decode("utf-8")
         file, offset, size_bytes = (int(number) for number in self._places[at])
         place = Place(self._files[file], name.partition("/")[2], offset, size_bytes)
-        return Sample(id=name, label=int(self._labels[at]), locator=place)
+        sha256 = self._sha256s[32 * at : 32 * at + 32]
+        return Sample(id=name, label=int(self._labels[at]), locator=place, sha256=sha256.hex() if any(sha256) else "")
 
 
 class Images:

@@ -47,6 +47,8 @@ class SplitSource(Source):
     unlabelled_at: Any = Field(default=(), alias="unlabelled")
     val_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
     labels_per_class: Annotated[int, Field(ge=1)] | None = None
+    label_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    label_seed: int | None = None
     class_names: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(default=None, alias="classes")
     bad_images: Literal["error", "quarantine"] = "error"
     allow_leaks: bool = False
@@ -60,6 +62,8 @@ class SplitSource(Source):
             raise ValueError("give exactly one of `val` (a set of its own) and `val_fraction` (a share of the training images)")
         if self.class_names is not None and len(set(self.class_names)) < len(self.class_names):
             raise ValueError("`classes` names a class twice")
+        if self.labels_per_class is not None and self.label_fraction is not None:
+            raise ValueError("give at most one of `labels_per_class` and `label_fraction`")
         return self
 
     def _gather(self) -> Gathered:
@@ -122,9 +126,8 @@ class SplitSource(Source):
             assert self.val_fraction is not None
             train, val = splits.hold_out(train, fraction=self.val_fraction, seed=self.seed, classes=found.classes)
         unlabelled = found.unlabelled
-        if self.labels_per_class is not None:
-            train, hidden = splits.hide_labels(train, per_class=self.labels_per_class, seed=self.seed, classes=found.classes)
-            unlabelled = [*(replace(image, label=UNKNOWN_LABEL) for image in hidden), *unlabelled]
+        train, hidden = self._with_hidden_labels(train, found.classes)
+        unlabelled = [*(replace(image, label=UNKNOWN_LABEL) for image in hidden), *unlabelled]
         if not self.allow_leaks:
             splits.refuse_leaks([*train, *unlabelled], val)
         sets = {"train": train, "unlabelled": unlabelled, "val": val}
@@ -141,6 +144,16 @@ class SplitSource(Source):
         return _Prepared(
             train=Images(train, reader), unlabelled=Images(unlabelled, reader), val=Images(val, reader), facts=facts
         )
+
+    def _with_hidden_labels(self, train: list[Found], classes: tuple[str, ...]) -> tuple[list[Found], list[Found]]:
+        """Return the images that keep their label and those that lose it; `label_seed` draws them, by default `seed`."""
+        seed = self.seed if self.label_seed is None else self.label_seed
+        if self.labels_per_class is not None:
+            return splits.hide_labels(train, per_class=self.labels_per_class, seed=seed, classes=classes)
+        if self.label_fraction is None:
+            return train, []
+        kept = splits.draw(train, count=splits.share_of(self.label_fraction), seed=seed)
+        return [image for image in train if image.id in kept], [image for image in train if image.id not in kept]
 
 
 def keep(found: Gathered, into: list[Found], image: Found, picture: Picture) -> None:
@@ -166,7 +179,12 @@ def index_of(classes: tuple[str, ...]) -> dict[str, int]:
 def _found_again(sample: Sample) -> Found:
     place = sample.locator
     return Found(
-        id=sample.id, label=UNKNOWN_LABEL, sha256="", file=place.file, offset=place.offset, size_bytes=place.size_bytes
+        id=sample.id,
+        label=UNKNOWN_LABEL,
+        sha256=sample.sha256,
+        file=place.file,
+        offset=place.offset,
+        size_bytes=place.size_bytes,
     )
 
 

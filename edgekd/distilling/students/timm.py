@@ -2,7 +2,7 @@
 
 import copy
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from edgekd.core.config import FilePath
 from edgekd.core.contracts import Student
 from edgekd.core.records import InputContract
-from edgekd.distilling import models
+from edgekd.distilling import heads, models
 
 
 class Timm(Student):
@@ -47,6 +47,21 @@ class Timm(Student):
         assert isinstance(student, models.TappedModel)
         folded = reparameterize_model(copy.deepcopy(student.model).eval(), inplace=True)
         return _Deployable(folded, student.mean, student.std).eval()
+
+    def without_head(self, student: nn.Module) -> tuple[nn.Module, str]:
+        """Return the bare timm model (normalised images -> features) and the call of `timm.create_model` that makes one."""
+        import timm
+
+        assert isinstance(student, models.TappedModel)
+        options: dict[str, Any] = {"num_classes": 0}
+        if self.size is not None and hasattr(student.model, "set_input_size"):
+            options["img_size"] = self.size
+        bare: nn.Module = timm.create_model(self.model, pretrained=False, **options)
+        head = heads.head_keys(student)
+        state = {key: value for key, value in student.model.state_dict().items() if f"model.{key}" not in head}
+        models.load_strictly(bare, state, where=Path(self.model), name=f"{self.model} without its head")
+        call = ", ".join(f"{name}={value}" for name, value in options.items())
+        return bare.eval(), f"timm.create_model({self.model!r}, pretrained=False, {call})"
 
 
 class _Deployable(nn.Module):

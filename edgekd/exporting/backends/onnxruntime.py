@@ -11,7 +11,7 @@ from pydantic import Field
 from edgekd.core.contracts import Backend, Exportable, ExportedFiles
 from edgekd.core.errors import MachineError
 from edgekd.core.parts import need_packages
-from edgekd.exporting.interface import INPUT, OUTPUT, Batch, check_input
+from edgekd.exporting.interface import INPUT, Batch, check_input
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,6 +61,7 @@ class _Session:
         self._threads = threads
         self._session: Any = _load(path, threads=threads)
         self._shape = tuple(self._session.get_inputs()[0].shape)
+        self._output = self._session.get_outputs()[0].name
         self._precision = ""
 
     @property
@@ -77,8 +78,8 @@ class _Session:
         check_input(image_BCHW, self._shape)
         if self._session is None:
             raise RuntimeError("this session is closed")
-        logits_BK: np.ndarray[Any, Any] = self._session.run([OUTPUT], {INPUT: image_BCHW})[0]
-        return logits_BK
+        answer_BK: np.ndarray[Any, Any] = self._session.run([self._output], {INPUT: image_BCHW})[0]
+        return answer_BK
 
     def __enter__(self) -> Self:
         return self

@@ -168,6 +168,18 @@ class Page:
         ticks = _ticks(low, high, 0.05 if high - low <= 0.3 else 0.1 if high - low <= 0.6 else 0.2, "{:+.0f}")
         return Scale(whiskers=(whisker,), ticks=ticks, zero=_rounded(-100 * low / (high - low)))
 
+    def customised(self) -> bool:
+        """Return whether features are shown that a method has put into the student's terms."""
+        seen = self.report.student.representation
+        return seen is not None and any(picture.of.endswith(", customised") for picture in seen.pictures)
+
+    def classes_shown(self) -> list[tuple[str, str]]:
+        """Return (name, colour) of each class in the pictures of the features; empty if there are too many to tell apart."""
+        seen, classes = self.report.student.representation, self.report.student.classes
+        if seen is None or len(classes) > len(_plots.CLASS_COLOURS):
+            return []
+        return [(name, _plots.class_colour(label)) for label, name in enumerate(classes) if label in set(seen.labels)]
+
     def spread(self, summary: LatencySummary) -> str:
         """Return the range of the processes' own p50."""
         own_ms = summary.worker_p50_ms

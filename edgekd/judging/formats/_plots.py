@@ -11,12 +11,25 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core import stats
-from edgekd.core.records import CurvePoint, Report
+from edgekd.core.records import CurvePoint, Picture, Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SERIES = 6
+# Of one lightness, so that they are told apart by day and by night; drawn as they are, unlike the stand-ins below.
+CLASS_COLOURS = (
+    "#4f83cc",
+    "#d9762e",
+    "#3b9c74",
+    "#c8504b",
+    "#8f6cc0",
+    "#96713f",
+    "#d06fa8",
+    "#7f8790",
+    "#a0a12e",
+    "#35a3b5",
+)
 _INK, _SOFT, _LINE, _STUDENT, _BASELINE = "#010101", "#020202", "#030303", "#040404", "#050505"
 _ARTIFACTS = tuple(f"#0606{i:02d}" for i in range(SERIES))
 _VARIABLES = {_INK: "ink", _SOFT: "soft", _LINE: "line", _STUDENT: "student", _BASELINE: "baseline"}
@@ -129,6 +142,33 @@ def latency_distribution(report: Report) -> str:
     return _svg(draw, "latency-distribution")
 
 
+def representation(report: Report) -> list[str]:
+    """Return a scatter of the validation images for each picture in the student's record, a colour a class."""
+    seen = report.student.representation
+    if seen is None:
+        return []
+    return [_scattered(picture, seen.labels, f"representation-{i}") for i, picture in enumerate(seen.pictures)]
+
+
+def class_colour(label: int) -> str:
+    """Return the colour of a class; after ten classes they begin again."""
+    return CLASS_COLOURS[label % len(CLASS_COLOURS)]
+
+
+def _scattered(picture: Picture, labels: Sequence[int], name: str) -> str:
+    def draw(axes: "Axes") -> None:
+        for label in sorted(set(labels)):
+            points = [point for point, of in zip(picture.points, labels, strict=False) if of == label]
+            xs, ys = [x for x, _ in points], [y for _, y in points]
+            axes.plot(xs, ys, "o", color=class_colour(label), markersize=3.5, markeredgewidth=0, alpha=0.8)
+        axes.set_aspect("equal")
+        axes.set_xlim(-1.05, 1.05)
+        axes.set_ylim(-1.05, 1.05)
+        axes.set_axis_off()
+
+    return _svg(draw, name, size=(3.6, 3.6))
+
+
 def series(report: Report, artifact: str) -> int:
     """Return which of the page's series colours an artifact has."""
     return next((i for i, a in enumerate(report.artifacts) if a.name == artifact), 0) % SERIES
@@ -173,7 +213,7 @@ def _thousands(value: float, _: float) -> str:
     return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
 
 
-def _svg(draw: "Callable[[Axes], None]", name: str) -> str:
+def _svg(draw: "Callable[[Axes], None]", name: str, *, size: tuple[float, float] = (5.6, 3.6)) -> str:
     """Return one drawing as an SVG element to stand inside HTML: no header, no identifiers, no fixed colour or font."""
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -183,7 +223,7 @@ def _svg(draw: "Callable[[Axes], None]", name: str) -> str:
         mpl.rcdefaults()
         settings: Any = {**_SETTINGS, "svg.hashsalt": name}
         mpl.rcParams.update(settings)
-        figure = Figure(figsize=(5.6, 3.6), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure.add_subplot())
         text = io.StringIO()

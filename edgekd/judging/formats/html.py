@@ -63,7 +63,9 @@ def _drawn(report: Report) -> dict[str, Any] | None:
         "trade": _plots.accuracy_against_latency(report),
         "latency": _plots.latency_distribution(report),
     }
-    return {name: Markup(svg) for name, svg in drawn.items()}  # noqa: S704 - matplotlib's own drawing, free of names
+    safe: dict[str, Any] = {name: Markup(svg) for name, svg in drawn.items()}  # noqa: S704 - matplotlib's own drawing, free of names
+    safe["representation"] = [Markup(svg) for svg in _plots.representation(report)]  # noqa: S704 - as above
+    return safe
 
 
 def _harmless(value: Any) -> Any:

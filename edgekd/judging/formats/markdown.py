@@ -26,6 +26,7 @@ class Markdown(Format):
             prose(wording.headline(report, verdict)),
             *_verdict(verdict),
             *_learning(report),
+            *_representation(report),
             *_artifacts(report),
             *_latencies(report),
             *_ingredients(report),
@@ -108,6 +109,16 @@ def _learning(report: Report) -> Iterator[str]:
         f"{comparison.only_baseline_right:,} with the baseline only: {wording.points_interval(comparison.difference)}, "
         f"exact McNemar p = {comparison.mcnemar_p:.2g}."
     )
+
+
+def _representation(report: Report) -> Iterator[str]:
+    seen = report.student.representation
+    if seen is None:
+        return
+    yield "## What the student sees"
+    rows = ((prose(pair), wording.MISSING if cka is None else f"{cka:.3f}") for pair, cka in seen.cka.items())
+    yield _table(("Features compared", "Linear CKA"), rows)
+    yield f"On {wording.counted(len(seen.labels), 'validation image')}; 1 is alike up to rotation and scale."
 
 
 def _artifacts(report: Report) -> Iterator[str]:

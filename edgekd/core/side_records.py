@@ -1,0 +1,148 @@
+"""The records that stand beside a run: which teacher, which method, what features are worth, a student without its head."""
+
+from typing import ClassVar, Literal
+
+from edgekd.core.parts import PartRef
+from edgekd.core.records import (
+    Artifact,
+    Checkpoint,
+    DataFacts,
+    Fact,
+    FileRef,
+    InputContract,
+    Interval,
+    Measurement,
+    Record,
+    Report,
+    TeacherFacts,
+    Verdict,
+)
+
+
+class LabelledShare(Fact):
+    """What frozen features are worth with so many labels: right answers of each draw of labels, over the same `images`."""
+
+    fraction: float
+    labels: int
+    images: int
+    draws: tuple[int, ...]
+    probe_correct: tuple[int, ...]
+    knn_correct: tuple[int, ...]
+
+
+class Probes(Record):
+    """A checkpoint's frozen features judged by linear probe and nearest neighbours, at several shares of the labels."""
+
+    kind: ClassVar[str] = "probes"
+    student_name: str
+    tap: str
+    width: int
+    data: DataFacts
+    shares: tuple[LabelledShare, ...]
+
+
+class EmbeddingParity(Fact):
+    """How far an embedding through its runtime is from torch's, on the same real images or, without any, on noise."""
+
+    images: int
+    inputs: Literal["validation images", "images of noise"]
+    max_abs: float
+    mean_abs: float
+    cosine_mean: float
+    cosine_min: float
+    runtime: str
+
+
+class BackboneFiles(Record):
+    """A student without its head, in forms that need no edgekd; `usage` holds, form by form, the code that loads it."""
+
+    kind: ClassVar[str] = "backbone"
+    student_name: str
+    files: dict[str, FileRef]
+    usage: dict[str, str]
+    tap: str
+    width: int
+    input: InputContract
+    opset: int | None
+    parity: EmbeddingParity | None
+    licences: dict[str, str]
+
+
+class RankedTeacher(Fact):
+    """What a teacher's features of whole images are worth before anything is trained; None where labels are needed and missing.
+
+    `compactness` is the mean distance within a class over the mean distance between class centres (ours, see
+    `edgekd.distilling.ranking`); `forward_ms` is the rough time of one image on the machine that ranked.
+    """
+
+    facts: TeacherFacts
+    width: int
+    probe_top1: Interval | None
+    knn_top1: Interval | None
+    compactness: float | None
+    participation_ratio: float
+    effective_rank: float
+    forward_ms: float
+
+
+class TeacherRanking(Record):
+    """Several teachers on the same images, the best linear probe first."""
+
+    kind: ClassVar[str] = "teacher_ranking"
+    data: DataFacts
+    device: str
+    teachers: tuple[RankedTeacher, ...]
+    advice: str
+
+
+class ArmScore(Fact):
+    """What one arm of a pilot reached on one rung: means over the seeds, intervals of the validation images.
+
+    `figure` says which share is ranked: the student's own `top1`, or the linear `probe` of its features where the method
+    trains no head. `spread` is the standard deviation over seeds, None for one.
+    """
+
+    rung: int
+    images_seen: int
+    figure: Literal["top1", "probe"]
+    share: Interval
+    spread: float | None
+    knn_top1: Interval | None
+    checkpoints: tuple[str, ...]
+
+
+class PilotArm(Fact):
+    """One way to learn at one learning rate, in the order of rungs; `cannot_run` says why it has no score or stopped early."""
+
+    name: str
+    method: PartRef
+    lr: float
+    baseline: bool
+    scores: tuple[ArmScore, ...]
+    cannot_run: str = ""
+
+
+class PilotResult(Record):
+    """Several methods on small equal budgets, and which one to take.
+
+    `difference` is the best method's share minus the baseline's on the last rung, None where they cannot be paired. `helps`
+    is None where no baseline could run. The arms were ranked on the validation images, so the winner's share is optimistic.
+    """
+
+    kind: ClassVar[str] = "pilot"
+    recipe: str
+    data: DataFacts
+    budgets: tuple[int, ...]
+    keep: float
+    seeds: tuple[int, ...]
+    arms: tuple[PilotArm, ...]
+    winner: str
+    helps: bool | None
+    difference: Interval | None
+    decision: str
+
+
+RECORDS: dict[str, type[Record]] = {
+    record.kind: record
+    for record in (Checkpoint, Artifact, Measurement, Report, Verdict, Probes, BackboneFiles, TeacherRanking, PilotResult)
+}

@@ -1,0 +1,326 @@
+"""One run folder being worked on: each stage done once from what stands before it, or kept."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgekd.core import contracts
+from edgekd.core.console import Console, Progress
+from edgekd.core.errors import UsageError
+from edgekd.core.host import made_by, usable_cores
+from edgekd.core.plan import Train
+from edgekd.core.records import Artifact, Checkpoint, Measurement, Report, StartFacts, Verdict, licences_of_weights
+from edgekd.core.store import (
+    BASELINE,
+    CHECKPOINT,
+    START,
+    RunFolder,
+    checked_file,
+    disk_errors,
+    find_done,
+    read_record,
+)
+from edgekd.distilling.job import Job
+from edgekd.recipe import Loaded, digest_of_section
+
+if TYPE_CHECKING:
+    from edgekd.distilling.teaching import Teaching
+
+
+def _added_up(progress: Progress) -> Callable[[int, int], None]:
+    """Return a callback that adds up counts which begin anew with every folder."""
+    before = last = 0
+
+    def count(done: int, _total: int) -> None:
+        nonlocal before, last
+        before += last if done < last else 0
+        last = done
+        progress.update(before + done)
+
+    return count
+
+
+@dataclass
+class Work:
+    """One run folder being worked on."""
+
+    loaded: Loaded
+    folder: RunFolder
+    command: Sequence[str] | None
+    console: Console
+    done_anew: bool = False
+
+    def __post_init__(self) -> None:
+        self.made_by = made_by(self.command)
+        self.recipe = self.loaded.recipe
+
+    @cached_property
+    def source(self) -> contracts.Source:
+        """Return the recipe's source, its images listed and checked."""
+        source = self.loaded.source
+        with self.console.progress("images", None, "new images checked") as progress:
+            source.on_progress(_added_up(progress))
+            source.digest()
+        facts = source.facts()
+        self.console.say(
+            f"images: {facts.labelled_images} labelled and {facts.train_images - facts.labelled_images} unlabelled to train"
+            f" on, {facts.validation_images} to validate on, {len(facts.classes)} classes"
+        )
+        if facts.quarantined:
+            self.console.warn(f"{len(facts.quarantined)} images were left out; the report lists them")
+        return source
+
+    def beside(self, loaded: Loaded, folder: RunFolder) -> "Work":
+        """Return work on another recipe over the same images, in another folder."""
+        other = Work(loaded, folder, self.command, self.console)
+        other.source = self.source
+        return other
+
+    # ------------------------------------------------------------------------------------------------------------ distil
+    def distill_all(self) -> Checkpoint:
+        """Train what is not trained yet; return the student's checkpoint."""
+        start = self._start()
+        student = self._distill(CHECKPOINT, self.loaded.method, self.loaded.teachers, start=start)
+        baseline, method = self.recipe.baseline, self.loaded.baseline_method
+        if baseline is None or method.identity() == self.loaded.method.identity():
+            self._drop(BASELINE)
+            return student
+        plan = self.recipe.train.model_copy(update=baseline.changes())
+        seen = student.training.images_seen
+        self._distill(BASELINE, method, (), plan=plan, start=start, images_seen=seen)
+        return student
+
+    def fill_caches(self) -> None:
+        """Have the teachers answer what start and student will ask, without training."""
+        from edgekd.distilling import stage
+
+        start, plan = self.recipe.start, self.recipe.train
+        if start is not None and start.checkpoint is None and self.loaded.start_method is not None:
+            job = self._job(START, self.loaded.start_method, self.loaded.teachers, plan=plan.model_copy(update=start.changes()))
+            stage.fill_caches(job, self.console)
+        stage.fill_caches(self._job(CHECKPOINT, self.loaded.method, self.loaded.teachers), self.console)
+
+    def ask(self, taps: tuple[str, ...]) -> "tuple[Teaching, ...]":
+        """Return the teachers with their answers to these taps kept; with none they are only loaded and probed."""
+        from edgekd.distilling import stage
+        from edgekd.distilling.asking import Asking
+
+        return stage.fill_caches(self._job(CHECKPOINT, Asking(taps=taps), self.loaded.teachers), self.console)
+
+    def _start(self) -> Checkpoint | None:
+        start, method = self.recipe.start, self.loaded.start_method
+        if start is None or method is None or start.checkpoint is not None:
+            self._drop(START)
+            return None if start is None or start.checkpoint is None else self._earlier(start.checkpoint)
+        teachers = self.loaded.teachers if method.needs().teachers else ()
+        return self._distill(START, method, teachers, plan=self.recipe.train.model_copy(update=start.changes()))
+
+    def _earlier(self, path: Path) -> Checkpoint:
+        """Return the earlier checkpoint to begin with; a head can be kept only for the same classes."""
+        found = read_record(Checkpoint, path)
+        if self.recipe.start is not None and self.recipe.start.head == "kept" and found.classes != self.source.classes:
+            raise UsageError(
+                f"{path}: its student knows {len(found.classes)} classes, the images have {len(self.source.classes)} or others",
+                mend="set `start.head: fresh` to begin with the rest of its weights",
+            )
+        return found
+
+    def _start_facts(self, start: Checkpoint | None) -> StartFacts | None:
+        given = self.recipe.start
+        if start is None or given is None or given.checkpoint is None:
+            return None
+        return StartFacts(
+            checkpoint=start.digest(),
+            method=start.method,
+            classes=len(start.classes),
+            head=given.head,
+            licences=licences_of_weights(start),
+        )
+
+    def _start_folder(self) -> Path:
+        given = self.recipe.start.checkpoint if self.recipe.start else None
+        return given.parent if given else self.folder.checkpoint(START).parent
+
+    def _drop(self, name: str) -> None:
+        with disk_errors(self.folder.root):
+            shutil.rmtree(self.folder.checkpoint(name).parent, ignore_errors=True)
+
+    def _job(
+        self,
+        name: str,
+        method: contracts.Method,
+        teachers: tuple[contracts.Teacher, ...],
+        *,
+        plan: Train | None = None,
+        start: Checkpoint | None = None,
+        images_seen: int | None = None,
+    ) -> Job:
+        source, student, plan = self.source, self.loaded.student, plan or self.recipe.train
+        cache = self.recipe.cache
+        learned_from = (student.identity(), method.identity(), [teacher.identity() for teacher in teachers])
+        settings = plan.model_copy(update={"workers": None})
+        from_ = {
+            "data": source.digest(),
+            "settings": digest_of_section(
+                *learned_from, settings, cache.model_copy(update={"folder": None}), self.recipe.seed, images_seen
+            ),
+        }
+        if start is not None:
+            from_["start"] = start.digest()
+            if self.recipe.start is not None and self.recipe.start.head == "fresh":
+                from_["head"] = digest_of_section("fresh")
+        return Job(
+            name="student" if name == CHECKPOINT else name,
+            source=source,
+            student=student,
+            teachers=teachers,
+            method=method,
+            plan=plan,
+            cache=cache,
+            seed=self.recipe.seed,
+            start=checked_file(start.weights, folder=self._start_folder()) if start else None,
+            images_seen=images_seen,
+            from_=from_,
+            made_by=self.made_by,
+            start_facts=self._start_facts(start),
+        )
+
+    def _distill(
+        self,
+        name: str,
+        method: contracts.Method,
+        teachers: tuple[contracts.Teacher, ...],
+        *,
+        plan: Train | None = None,
+        start: Checkpoint | None = None,
+        images_seen: int | None = None,
+    ) -> Checkpoint:
+        job = self._job(name, method, teachers, plan=plan, start=start, images_seen=images_seen)
+        path = self.folder.checkpoint(name)
+        if (done := find_done(Checkpoint, path, job.from_)) is not None:
+            self.console.say(f"{job.name}: kept, top-1 {done.accuracy.top1:.1%}")
+            return done
+        from edgekd.distilling import stage
+
+        self.done_anew = True
+        made = stage.distill(job, path.parent, self.console)
+        self.console.say(f"{job.name}: top-1 {made.accuracy.top1:.1%} on {made.accuracy.images} validation images")
+        return made
+
+    # ------------------------------------------------------------------------------------------------------------ export
+    def export_all(self) -> tuple[Artifact, ...]:
+        """Export what is not exported yet; remove artifacts that the recipe does not name any more."""
+        from edgekd.exporting import stage
+
+        checkpoint = read_record(Checkpoint, self.folder.checkpoint())
+        source, student = self.source, self.loaded.student
+        threads = (self.recipe.bench.threads if self.recipe.bench else None) or usable_cores()
+        reference = None
+        made = []
+        for backend in self.loaded.backends:
+            from_ = {
+                "checkpoint": checkpoint.digest(),
+                "data": source.digest(),
+                "settings": digest_of_section(backend.identity()),
+            }
+            path = self.folder.artifact(backend.artifact_name)
+            artifact = find_done(Artifact, path, from_)
+            if artifact is None:
+                self.done_anew = True
+                reference = reference or stage.Reference(
+                    checkpoint=checkpoint,
+                    folder=self.folder.checkpoint().parent,
+                    student=student,
+                    source=source,
+                    threads=threads,
+                    console=self.console,
+                )
+                artifact = stage.export(
+                    reference=reference,
+                    backend=backend,
+                    folder=path.parent,
+                    threads=threads,
+                    from_=from_,
+                    made_by=self.made_by,
+                    console=self.console,
+                )
+            else:
+                self.console.say(f"{artifact.name}: kept")
+            made.append(artifact)
+        self._forget("artifacts", {artifact.name for artifact in made})
+        return tuple(made)
+
+    # ------------------------------------------------------------------------------------------------------------- bench
+    def bench_all(self) -> tuple[Measurement, ...]:
+        """Measure what is not measured yet."""
+        from edgekd.benching import stage
+
+        settings = self.recipe.bench
+        made = []
+        for backend in self.loaded.backends if settings is not None else ():
+            path = self.folder.artifact(backend.artifact_name)
+            artifact = read_record(Artifact, path)
+            for device in self.loaded.devices:
+                assert settings is not None
+                record = self.folder.measurement(artifact.name, device.facts().name)
+                from_ = {
+                    "artifact": artifact.digest(),
+                    "settings": digest_of_section(device.identity(), settings.model_copy(update={"devices": ()})),
+                }
+                measured = find_done(Measurement, record, from_)
+                if measured is None:
+                    self.done_anew = True
+                    measured = stage.bench(
+                        artifact=artifact,
+                        folder=path.parent,
+                        device=device,
+                        source=self.source,
+                        batch=settings.batch,
+                        threads=settings.threads,
+                        workers=settings.workers,
+                        warmup=settings.warmup,
+                        iterations=settings.iterations,
+                        images=settings.images,
+                        out=record,
+                        from_=from_,
+                        made_by=self.made_by,
+                        console=self.console,
+                    )
+                else:
+                    self.console.say(f"{record.stem}: kept")
+                made.append((record.name, measured))
+        self._forget("measurements", {name for name, _ in made})
+        return tuple(measured for _, measured in made)
+
+    # ------------------------------------------------------------------------------------------------------------- judge
+    def judge(self, *, anew: bool = False) -> Verdict:
+        """Report and judge; keep what is there if it is about the same facts and budgets."""
+        from edgekd.judging import stage
+
+        facts = self.facts()
+        verdict = stage.judge(facts, self.loaded.budgets, self.made_by)
+        kept = find_done(Verdict, self.folder.verdict, verdict.from_)
+        pages = [self.folder.root / part.file_name for part in self.loaded.formats]
+        if kept is None or anew or not all(page.is_file() for page in pages):
+            self.done_anew = True
+            for page in stage.write(self.folder, facts, verdict, self.loaded.formats):
+                self.console.say(f"wrote {page}")
+        return verdict
+
+    def facts(self) -> Report:
+        """Return the records that the recipe asks for, side by side."""
+        from edgekd.judging import stage
+
+        names = [backend.artifact_name for backend in self.loaded.backends]
+        return stage.make_report(recipe_name=self.recipe.name, run=self.folder, artifacts=names, made_by=self.made_by)
+
+    def _forget(self, folder: str, wanted: set[str]) -> None:
+        """Remove what an earlier version of the recipe left, so that a report never mixes two recipes."""
+        with disk_errors(self.folder.root):
+            for path in (self.folder.root / folder).glob("*"):
+                if path.name not in wanted:
+                    self.console.say(f"{folder}/{path.name}: removed, the recipe does not ask for it any more")
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
