@@ -162,11 +162,10 @@ class Work:
         cache = self.recipe.cache
         learned_from = (student.identity(), method.identity(), [teacher.identity() for teacher in teachers])
         settings = plan.model_copy(update={"workers": None})
+        kept = cache.model_copy(update={"folder": None}) if method.needs().teachers else cache.seed
         from_ = {
             "data": source.digest(),
-            "settings": digest_of_section(
-                *learned_from, settings, cache.model_copy(update={"folder": None}), self.recipe.seed, images_seen
-            ),
+            "settings": digest_of_section(*learned_from, settings, kept, self.recipe.seed, images_seen),
         }
         if start is not None:
             from_["start"] = start.digest()

@@ -239,7 +239,7 @@ class Checkpoint(Record):
     data: DataFacts
     training: TrainingFacts
     accuracy: Accuracy
-    head: Literal["trained", "probe"] = "trained"
+    head: Literal["trained", "probe", "untrained"] = "trained"
     feature_tap: str = "pooled"
     knn_top1: float | None
     probe_top1: float | None

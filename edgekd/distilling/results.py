@@ -6,7 +6,7 @@ Axes: N, M images; D feature width; K classes.
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from safetensors.torch import save
@@ -86,7 +86,7 @@ def write_checkpoint(trained: Trained, folder: Path, console: Console) -> Checkp
         data=job.source.facts(),
         training=trained.training,
         accuracy=accuracy,
-        head="trained" if needs.trains_head and job.plan.freeze != "all" else "probe",
+        head=_head(trained),
         feature_tap=needs.feature_tap,
         knn_top1=knn,
         probe_top1=probe_top1,
@@ -96,6 +96,12 @@ def write_checkpoint(trained: Trained, folder: Path, console: Console) -> Checkp
     )
     write_record(folder / "checkpoint.json", checkpoint)
     return checkpoint
+
+
+def _head(trained: Trained) -> Literal["trained", "probe", "untrained"]:
+    if trained.needs.trains_head and trained.job.plan.freeze != "all":
+        return "trained"
+    return "probe" if len(trained.job.source.train()) else "untrained"
 
 
 def _worth(trained: Trained, seen: Features | None, held: Features) -> tuple[float | None, float | None]:

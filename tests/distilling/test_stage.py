@@ -345,3 +345,14 @@ def test_a_students_weights_are_timms_own(tmp_path: Path) -> None:
     bare: Any = STUDENT.build(3, start=False)
     bare.model.load_state_dict(load_file(tmp_path / "run/student.safetensors"))
     assert state_digest(bare.model) == state_digest(student.model)
+
+
+def test_a_student_without_a_teacher_meets_new_crops_in_every_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept views bind the distilled student alone; the baseline is not held to a few crops of its few labelled images."""
+    drawn: list[int | None] = []
+    view = stage.Crops.view
+    monkeypatch.setattr(stage.Crops, "view", lambda crops, epoch: drawn.append(crops.views) or view(crops, epoch))
+    for name, method, views in (("kd", Kd(), 2), ("supervised", Supervised(), None)):
+        drawn.clear()
+        distilled(tmp_path, method, name, train={"duration": Duration(epochs=4.0)})
+        assert set(drawn) == {views}
