@@ -112,6 +112,7 @@ def test_a_small_recipe_gets_the_defaults_of_the_house(tmp_path: Path) -> None:
         ("{epochs: 1}", "{epochs: .inf}", "FILE:6:14: `train.duration.epochs`: should be a finite number (found inf)."),
         ("{epochs: 1}", "{steps: 1.5}", "FILE:6:14: `train.duration.steps`: should be a whole number (found 1.5)."),
         ("{epochs: 1}", "{epochs: 1}\n  lr: 0", "FILE:7:3: `train.lr`: should be greater than 0 (found 0)."),
+        ("{epochs: 1}", "{epochs: 1}\n  batch: 1\n  labelled_share: 0.5", "FILE:5:1: `train`: `labelled_share` needs a"),
         ("{epochs: 1}", "{epochs: 1}\n  optimiser: adam", "FILE:7:3: `train.optimiser`: should be 'adamw' or 'sgd'"),
         ("{epochs: 1}", "{epochs: 1}\n  augment: {crop_area: [1, 0.1]}", "FILE:7:13: `train.augment.crop_area`: "),
         ("{epochs: 1}", "{epochs: 1}\nbudgets:\n  - {use: size, max: 3MB, a: 1}", "FILE:8:27: unknown key `budgets.0.a`."),

@@ -92,6 +92,12 @@ class Train(Section):
     freeze: Literal["backbone", "all"] | None = None
     augment: Augment = Augment()
 
+    @model_validator(mode="after")
+    def _room_for_both(self) -> "Train":
+        if self.labelled_share is not None and self.batch < 2:
+            raise ValueError("`labelled_share` needs a batch of at least 2: one labelled image and another")
+        return self
+
     @model_serializer(mode="wrap")
     def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out an absent `freeze`, so that what was trained before there was one is not trained again."""
