@@ -152,7 +152,6 @@ def test_the_features_given_are_left_alone(without_sklearn: None) -> None:
 
 def test_neighbours_stay_neighbours_where_scikit_learn_is() -> None:
     """t-SNE of four separated classes: nearly every image's nearest neighbour is of its class; the same for the same seed."""
-    pytest.importorskip("sklearn")
     count = 60
     seen = represent(clusters(8, count=count), [], [], labels(count), seed=1)
     assert [(picture.of, picture.method) for picture in seen.pictures] == [("student", "pca"), ("student", "tsne")]
@@ -165,7 +164,6 @@ def test_neighbours_stay_neighbours_where_scikit_learn_is() -> None:
 
 def test_neighbours_of_odd_features_are_placed_too() -> None:
     """Features of any scale or a single channel are placed; what does not vary has no neighbours and no such picture."""
-    pytest.importorskip("sklearn")
     given = [("tiny", 1e-20 * clusters(6)), ("huge", 1e20 * clusters(6)), ("thin", clusters(1)), ("constant", torch.ones(N, 3))]
     seen = represent(clusters(6), given, [], labels(), seed=0)
     assert [p.of for p in seen.pictures if p.method == "tsne"] == ["student", "tiny", "huge", "thin"]
