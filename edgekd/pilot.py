@@ -36,7 +36,9 @@ WITH_LABELS = (
 )
 WITHOUT_LABELS = (
     PartRef(use="kdep", options={"target": "learned"}),
-    PartRef(use="kdep", options={"target": "svd_pts", "on_wider_student": "first_channels"}),
+    PartRef(use="kdep", options={"target": "svd", "on_wider_student": "first_channels"}),
+    # Not all directions: behind a LayerNorm some do not vary, and the root would make them as loud as the rest.
+    PartRef(use="kdep", options={"target": "svd_pts", "on_wider_student": "first_channels", "dim": 256}),
     PartRef(use="specmatch"),
     PartRef(use="queue_similarity"),
 )

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from edgekd.distilling.feature_files import DTYPES, INDEX, checked, open_shard, unsound
 
-_READ_ROWS = 4096
-
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -53,16 +51,6 @@ class FeatureStore:
         joined = {tap: [found[part] for part in tap.split("+")] for tap in self.taps}
         return {tap: torch.cat(parts, dim=1) if len(parts) > 1 else parts[0] for tap, parts in joined.items()}
 
-    def rows(self, *, limit: int | None = None) -> dict[str, Tensor]:
-        """Return all views of all images as float32, view by view, each in the order of the images.
-
-        With `limit` at most so many: spread over the images as evenly as can be, and over the views of each.
-        """
-        index_N, view_N = spread(self.images, self.views, limit=limit)
-        starts = range(0, max(1, len(index_N)), _READ_ROWS)
-        chunks = [self.features(index_N[at : at + _READ_ROWS], view_N[at : at + _READ_ROWS]) for at in starts]
-        return {tap: torch.cat([chunk.pop(tap) for chunk in chunks]) for tap in self.taps}
-
 
 class _Table:
     """All rows of one tap, mapped into memory."""
@@ -96,20 +84,6 @@ class _Table:
 def parts_of(taps: Sequence[str]) -> tuple[str, ...]:
     """Return the taps that are stored for these: a joined tap `a+b` is stored as `a` and `b`, each once."""
     return tuple(dict.fromkeys(part for tap in taps for part in tap.split("+")))
-
-
-def spread(images: int, views: int, *, limit: int | None) -> tuple[Integers, Integers]:
-    """Return (index_N, view_N), view by view: whole rounds over all images, then one over evenly spaced ones; none twice."""
-    wanted = images * views if limit is None else min(limit, images * views)
-    rounds, rest = divmod(wanted, images) if images else (0, 0)
-    some_M = np.arange(rest, dtype=np.int64) * images // max(1, rest)
-    index_N = np.concatenate([np.tile(np.arange(images, dtype=np.int64), rounds), some_M])
-    round_N = np.concatenate([np.repeat(np.arange(rounds), images), np.full(rest, rounds)]).astype(np.int64)
-    # A multiplicative hash: neighbouring images, and those at any even distance, begin at different views.
-    turn_N = (index_N * 2654435761 >> 16) % max(1, views)
-    view_N = (turn_N + round_N) % max(1, views)
-    order_N = np.lexsort((index_N, view_N))
-    return index_N[order_N], view_N[order_N]
 
 
 def _check_range(value_B: Integers, count: int, what: str) -> None:

@@ -26,7 +26,7 @@ from edgekd.core.contracts import FeatureSpec, Sample
 from edgekd.core.errors import DataError, IntegrityError, MachineError, UsageError
 from edgekd.distilling import cache, feature_files, filling
 from edgekd.distilling.cache import Cut, fill
-from edgekd.distilling.feature_store import spread
+from edgekd.distilling.feature_store import FeatureStore
 
 IMAGES, VIEWS, SIDE = 37, 3, 4
 WIDTHS = {"cls": (6,), "patch_mean": (5,), "grid_2": (3, 2, 2), "tokens": (17, 6), "map": (3, 7, 7)}
@@ -172,28 +172,18 @@ def test_joined_taps_are_stored_once(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / store.key).iterdir() if path.is_dir()) == ["cls", "patch_mean"]
 
 
-def test_rows_come_view_by_view(tmp_path: Path) -> None:
-    """All rows are view 0 of every image in the given order, then view 1, and so on."""
+def everything(store: FeatureStore, tap: str) -> torch.Tensor:
+    """Return all views of all images, view by view."""
+    index_N, view_N = np.tile(np.arange(IMAGES), VIEWS), np.repeat(np.arange(VIEWS), IMAGES)
+    return store.features(index_N, view_N)[tap]
+
+
+def test_every_view_of_every_image_is_there(tmp_path: Path) -> None:
+    """All rows are the teacher's own answers, by the indices of the set that the caller goes by."""
     pictures = Pictures(order=list(reversed(range(IMAGES))))
-    rows = run(tmp_path, pictures=pictures).rows()["cls"]
+    rows = everything(run(tmp_path, pictures=pictures), "cls")
     wanted = expected(pictures, "cls", list(range(IMAGES)) * VIEWS, np.repeat(range(VIEWS), IMAGES))
     np.testing.assert_allclose(rows.numpy(), wanted, rtol=2**-11, atol=1e-6)
-
-
-@pytest.mark.parametrize("limit", [1, 10, 37, 50, 74, 110, 111, 500])
-def test_limited_rows_are_spread_evenly(limit: int) -> None:
-    """A limit takes each image as often as any other, give or take one, and no view of an image twice."""
-    index_N, view_N = spread(IMAGES, VIEWS, limit=limit)
-    times = np.bincount(index_N, minlength=IMAGES)
-    assert len(index_N) == min(limit, IMAGES * VIEWS) == len(set(zip(index_N.tolist(), view_N.tolist(), strict=True)))
-    assert times.max() - times.min() <= 1
-    assert (np.diff(view_N) >= 0).all()
-
-
-def test_few_rows_are_of_every_view() -> None:
-    """Images at any even distance do not all show the same view."""
-    _, view_N = spread(4096, 8, limit=512)
-    assert np.bincount(view_N, minlength=8).min() > 30
 
 
 @pytest.mark.parametrize(("index", "view"), [(IMAGES, 0), (-1, 0), (0, VIEWS), (0, -1)])
@@ -210,7 +200,7 @@ def test_batches_may_be_float(tmp_path: Path) -> None:
     floats = replace(plain, facts={"kind": "float"}, batch=lambda i, v: plain.batch(i, v).float() / 255)
     one, other = run(tmp_path, pictures=pictures), run(tmp_path, pictures=pictures, cut=floats)
     assert one.key != other.key
-    assert torch.equal(one.rows()["cls"], other.rows()["cls"])
+    assert torch.equal(everything(one, "cls"), everything(other, "cls"))
 
 
 # --------------------------------------------------------------------------------------------------------------------- key
@@ -489,7 +479,7 @@ def test_overflow_of_fp16_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"its `cls` of img/000 \(view 0\) holds numbers above 65504") as caught:
         run(tmp_path, teacher=Linear(scale=1e7))
     assert "dtype: bf16" in str(caught.value)
-    stored = run(tmp_path, teacher=Linear(scale=1e7), dtype="bf16").rows()["cls"]
+    stored = everything(run(tmp_path, teacher=Linear(scale=1e7), dtype="bf16"), "cls")
     assert stored.isfinite().all()
     assert stored.abs().max() > 65504
 

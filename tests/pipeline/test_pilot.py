@@ -345,8 +345,9 @@ def test_methods_are_chosen_by_what_the_recipes_own_learns_from(experiment: Path
     assert [arm.baseline for arm in with_labels] == [False] * 6 + [True]
     own = load_recipe(experiment, assignments=["method={use: kdep, target: svd_pts, exponent: 5.0}"])
     without = piloting.arms_of(own)
-    assert [arm.name for arm in without] == ["kdep", "kdep-2", "specmatch", "queue_similarity", "supervised"]
-    assert [(arm.method.target, arm.method.exponent) for arm in without[:2]] == [("svd_pts", 5.0), ("learned", 3.0)]
+    assert [arm.name for arm in without] == ["kdep", "kdep-2", "kdep-3", "specmatch", "queue_similarity", "supervised"]
+    assert [arm.method.target for arm in without[:3]] == ["svd_pts", "learned", "svd"]
+    assert without[0].method.exponent == 5.0
 
 
 def test_customkd_by_default_needs_a_student_that_knows_something(script: Script, go: Callable[..., PilotResult]) -> None:
