@@ -155,7 +155,7 @@ class _Run:
         device = self.accelerator.device
         batch.label_B = batch.label_B.to(device)
         answers = self.task.answers(batch, shown)
-        batch.image_BCHW = batch.image_BCHW.to(device).float() / 255
+        batch.image_BCHW = batch.image_BCHW.to(device).float().div_(255)
         batch = mixed(batch, alpha=self.task.plan.augment.mixup, generator=self.mixer)
         if self.task.plan.channels_last:
             batch.image_BCHW = batch.image_BCHW.contiguous(memory_format=torch.channels_last)

@@ -70,7 +70,7 @@ class TappedModel(nn.Module):
             mode = self.interpolation if self.interpolation in ("bilinear", "bicubic") else "bilinear"
             image_BCHW = functional.interpolate(image_BCHW, self.size_px, mode=mode, antialias=True)
             image_BCHW = image_BCHW.clamp(0, 1)
-        normal_BCHW = (image_BCHW - self.mean.float()) / self.std.float()
+        normal_BCHW = (image_BCHW - self.mean.float()).div_(self.std.float())
         return normal_BCHW.to(next(self.model.parameters()).dtype)
 
     def features(self, image_BCHW: Tensor, taps: tuple[str, ...]) -> dict[str, Tensor]:

@@ -28,7 +28,7 @@ from edgekd.distilling.models import TappedModel
 from edgekd.distilling.results import HEAD_TAP, Trained, fit_head, write_checkpoint
 from edgekd.distilling.sampling import EpochSampler, SharedSampler
 from edgekd.distilling.teaching import Lesson, Teaching, teach
-from edgekd.distilling.views import Crops, Views
+from edgekd.distilling.views import Crops, Views, collated
 
 HELD_BYTES = 1 << 30
 
@@ -222,6 +222,7 @@ class _Stage:
             views,
             sampler=self._sampler(),
             batch_size=plan.batch,
+            collate_fn=collated,
             num_workers=by_default if plan.workers is None else plan.workers,
             pin_memory=self.device.type == "cuda",
         )

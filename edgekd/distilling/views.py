@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import Dataset, get_worker_info
 
 from edgekd.core.contracts import ImageSet, Sample
@@ -76,7 +77,7 @@ class Crops:
         """Return what the pixels of a view of this size depend on, beside the image and the view's number."""
         return {
             "kind": "crop",
-            "drawn_by": 1,
+            "drawn_by": 2,
             "seed": self.seed,
             "crop_area": list(self.crop_area),
             "flip": self.flip,
@@ -92,7 +93,8 @@ class Crops:
         """Return one view of an image at each of these (height, width)."""
         image_px = (image_HWC.shape[0], image_HWC.shape[1])
         plan = view_plan(image_id, view, image_px=image_px, seed=self.seed, crop_area=self.crop_area, flip=self.flip)
-        return [geometric(image_HWC, plan, size_px=size, interpolation=self.interpolation) for size in sizes_px]
+        cut = {size: geometric(image_HWC, plan, size_px=size, interpolation=self.interpolation) for size in set(sizes_px)}
+        return [cut[size] for size in sizes_px]
 
     def batch(self, images: ImageSet, indices: Sequence[int], view: int, *, size_px: Size) -> Tensor:
         """Return view number `view` of several images as uint8 image_BCHW."""
@@ -100,7 +102,7 @@ class Crops:
         def one(index: int) -> Tensor:
             return _chw(self.cut(images.load(index), images.samples[index].id, view, sizes_px=(size_px,))[0])
 
-        return torch.stack(in_threads(one, indices))
+        return _stacked(in_threads(one, indices))
 
 
 class Views(Dataset[ViewItem]):
@@ -180,14 +182,18 @@ def retouch_plan(image_id: str, epoch: int, *, seed: int, colour_jitter: float, 
 
 
 def geometric(image_HWC: Pixels, plan: ViewPlan, *, size_px: Size, interpolation: str) -> Pixels:
-    """Return the crop of a uint8 image resized to (height, width) `size_px` in one antialiased step, flipped if planned.
+    """Return the crop of a uint8 image resized to (height, width) `size_px` with antialiasing, flipped if planned.
 
-    At the crop's edge the filter also sees the pixels just outside it, as it would in the whole image resized and then cut.
+    Bilinear and bicubic are torch's, which agree with Pillow's to one grey level and take a quarter of the time.
     """
-    height_px, width_px = size_px
-    kernel = Image.Resampling[interpolation.upper()]
-    cut = Image.fromarray(image_HWC).resize((width_px, height_px), kernel, box=plan.box)
-    cut_HWC: Pixels = np.asarray(cut)
+    left, top, right, bottom = plan.box
+    box_HWC = np.array(image_HWC[top:bottom, left:right])
+    if interpolation == "lanczos":
+        cut_HWC: Pixels = np.array(Image.fromarray(box_HWC).resize(size_px[::-1], Image.Resampling.LANCZOS))
+    else:
+        box_1CHW = torch.from_numpy(box_HWC).permute(2, 0, 1).unsqueeze(0)
+        cut_1CHW = functional.interpolate(box_1CHW, size_px, mode=interpolation, antialias=True)
+        cut_HWC = cut_1CHW[0].permute(1, 2, 0).numpy()
     return cut_HWC[:, ::-1] if plan.flip else cut_HWC
 
 
@@ -197,7 +203,7 @@ def photometric(image_HWC: Pixels, plan: Retouch) -> Pixels:
         photo = Image.fromarray(np.ascontiguousarray(image_HWC))
         for step in plan.order:
             photo = _ENHANCERS[step](photo).enhance(plan.colour[step])
-        image_HWC = np.asarray(photo)
+        image_HWC = np.array(photo)
     if plan.erased is not None:
         height, width = image_HWC.shape[:2]
         left, top, right, bottom = plan.erased
@@ -217,8 +223,18 @@ def in_threads(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Re
         return [result for results in pool.map(lambda part: [work(item) for item in part], chunks) for result in results]
 
 
+def collated(items: Sequence[ViewItem]) -> tuple[Tensor, ...]:
+    """Return the items of a batch stacked: images uint8 BCHW that lie in memory as BHWC, numbers as int64."""
+    columns = zip(*items, strict=True)
+    return tuple(_stacked(column) if isinstance(column[0], Tensor) else torch.tensor(column) for column in columns)
+
+
 def _chw(image_HWC: Pixels) -> Tensor:
-    return torch.from_numpy(np.array(image_HWC.transpose(2, 0, 1), order="C"))
+    return torch.from_numpy(np.ascontiguousarray(image_HWC)).permute(2, 0, 1)
+
+
+def _stacked(images: Sequence[Tensor]) -> Tensor:
+    return torch.stack([image_CHW.permute(1, 2, 0) for image_CHW in images]).permute(0, 3, 1, 2)
 
 
 def _erased(area: float, ratio: float, left: float, top: float) -> tuple[float, float, float, float]:

@@ -66,6 +66,31 @@ def test_a_teacher_in_bf16_answers_nearly_the_same() -> None:
     assert 0 < float((a - b).abs().max()) < 0.1 * float(a.abs().max())
 
 
+def test_a_teacher_answers_many_images_in_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut into parts the answers are those of the whole batch, in its order, and an empty batch has empty answers."""
+    monkeypatch.setattr("edgekd.distilling.teachers.timm._CPU_BATCH", 3)
+    torch.manual_seed(0)
+    frozen: Any = teacher("timm", precision="fp32").load()
+    image = torch.rand(8, 3, 32, 32)
+    whole = frozen._tapped.features(image, ("cls",))["cls"]
+    torch.testing.assert_close(frozen.features(image, ("cls",))["cls"], whole, rtol=1e-4, atol=1e-5)
+    assert frozen.features(image[:0], ("cls",))["cls"].shape == (0, whole.shape[1])
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "fused"), [({"avx512_bf16": True}, False), ({"avx512_bf16": True, "amx_bf16": True}, True), ({}, True)]
+)
+def test_attention_is_fused_where_that_is_faster(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], fused: bool
+) -> None:
+    """bf16 without AMX multiplies faster than torch's fused kernel; everything else takes the kernel, and answers alike."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    frozen: Any = teacher("timm").load()
+    flags = {module.fused_attn for module in frozen._tapped.modules() if hasattr(module, "fused_attn")}
+    assert flags == {fused}
+
+
 @pytest.mark.parametrize(
     ("capabilities", "precision"),
     [({}, "fp32"), ({"avx512_f": True}, "fp32"), ({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16")],

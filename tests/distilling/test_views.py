@@ -25,6 +25,7 @@ from edgekd.distilling.views import (
     Retouch,
     ViewPlan,
     Views,
+    collated,
     geometric,
     in_threads,
     photometric,
@@ -204,15 +205,16 @@ class TestPixels:
         mirrored = geometric(self.IMAGE, ViewPlan(box=box.box, flip=True), size_px=(32, 32), interpolation="bicubic")
         np.testing.assert_array_equal(mirrored, self.IMAGE[5:37, 10:42][:, ::-1])
 
-    @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-    def test_one_step_equals_crop_then_resize_inside(self, interpolation):
-        """Away from the crop's edge the pixels are those of cropping first; downsizing is antialiased."""
+    @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+    @pytest.mark.parametrize("size_px", [(40, 50), (300, 280)])
+    def test_pixels_are_pillows(self, interpolation, size_px):
+        """Cropped, then resized with antialiasing as Pillow does it, up to one grey level; smaller and larger."""
         smooth = np.asarray(Image.fromarray(self.IMAGE).resize((280, 200)))
         box = (31, 20, 231, 180)
-        ours = geometric(smooth, ViewPlan(box=box, flip=False), size_px=(40, 50), interpolation=interpolation)
-        theirs = np.asarray(Image.fromarray(smooth).crop(box).resize((50, 40), Image.Resampling[interpolation.upper()]))
-        assert ours.shape == (40, 50, 3)
-        np.testing.assert_allclose(ours[3:-3, 3:-3].astype(int), theirs[3:-3, 3:-3].astype(int), atol=1)
+        ours = geometric(smooth, ViewPlan(box=box, flip=False), size_px=size_px, interpolation=interpolation)
+        theirs = np.asarray(Image.fromarray(smooth).crop(box).resize(size_px[::-1], Image.Resampling[interpolation.upper()]))
+        assert ours.shape == (*size_px, 3)
+        np.testing.assert_allclose(ours.astype(int), theirs.astype(int), atol=1)
 
     def test_colour_factors(self):
         """Brightness scales, contrast pulls to the mean grey, saturation to each pixel's grey; factors of 1 change nothing."""
@@ -282,12 +284,22 @@ def views(images: Any, size_px: Any = 16, *, seed: int = 0, crops: Crops | None 
 
 class TestViews:
     def test_an_item(self):
-        """A view is a uint8 CHW tensor of its own memory, the label, the index and the view's number."""
+        """A view is a uint8 CHW tensor that lies in memory as HWC, the label, the index and the view's number."""
         image, label, index, view = views(Arrays("a", 3, label=5), 24)[2, 7]
         assert (image.dtype, tuple(image.shape), label, index, view) == (torch.uint8, (3, 24, 24), 5, 2, 7)
-        assert image.is_contiguous()
+        assert image.permute(1, 2, 0).is_contiguous()
         assert image.float().std() > 0
         assert tuple(views(Arrays("a", 3), (16, 24))[0, 0][0].shape) == (3, 16, 24)
+
+    def test_collated(self):
+        """A batch holds the items' images in a layout that convolutions read fastest, and their numbers as int64."""
+        items = views(Arrays("a", 3, label=5), 24).__getitems__([(2, 7), (0, 1)])
+        image_BCHW, label_B, index_B, view_B = collated(items)
+        assert (image_BCHW.dtype, tuple(image_BCHW.shape)) == (torch.uint8, (2, 3, 24, 24))
+        assert image_BCHW.is_contiguous(memory_format=torch.channels_last)
+        assert all(torch.equal(image, item[0]) for image, item in zip(image_BCHW, items, strict=True))
+        assert (label_B.tolist(), index_B.tolist(), view_B.tolist()) == ([5, 5], [2, 0], [7, 1])
+        assert {label_B.dtype, index_B.dtype, view_B.dtype} == {torch.int64}
 
     def test_a_view_is_its_plan(self):
         """The pixels are those of geometry, by the crops' seed and view, then colour, by the run's seed and epoch."""
