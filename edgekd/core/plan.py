@@ -111,13 +111,21 @@ class Cache(Section):
     """Which answers of the teachers are kept: `views` crops of each image, or none (0: the teachers run in every step).
 
     Without a number there are as many views as epochs, but at most eight. A view's crop and flip are a pure function of
-    (`seed`, image, view number), so runs of other seeds meet the same views.
+    (`seed`, image, view number), so runs of other seeds meet the same views. `answers: mean` teaches what the teacher says
+    of an image on average over its kept views, whatever crop the student sees (Radosavovic et al. 2018, data distillation).
     """
 
     views: Annotated[int, Field(ge=0)] | None = None
+    answers: Literal["each", "mean"] = "each"
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     dtype: Literal["fp16", "bf16"] = "fp16"
     folder: FilePath | None = None
+
+    @model_validator(mode="after")
+    def _something_to_average(self) -> "Cache":
+        if self.answers == "mean" and self.views == 0:
+            raise ValueError("`answers: mean` is taken over kept views, and `views: 0` keeps none")
+        return self
 
     def settled(self, *, epochs: float) -> "Cache":
         """Return these settings with the number of views that so many epochs ask for."""

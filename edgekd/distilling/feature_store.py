@@ -51,6 +51,12 @@ class FeatureStore:
         joined = {tap: [found[part] for part in tap.split("+")] for tap in self.taps}
         return {tap: torch.cat(parts, dim=1) if len(parts) > 1 else parts[0] for tap, parts in joined.items()}
 
+    def mean(self, index_B: Tensor | Integers | Sequence[int]) -> dict[str, Tensor]:
+        """Return the features of these images averaged over all views; raise `IndexError` for an image that is not stored."""
+        images_B = np.asarray(index_B, dtype=np.int64)
+        found = self.features(np.repeat(images_B, self.views), np.tile(np.arange(self.views), len(images_B)))
+        return {tap: value.unflatten(0, (len(images_B), self.views)).mean(dim=1) for tap, value in found.items()}
+
 
 class _Table:
     """All rows of one tap, mapped into memory."""

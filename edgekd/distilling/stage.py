@@ -59,8 +59,10 @@ class _Stage:
         steps = job.plan.duration.in_steps(batch=self.effective, images_per_epoch=len(self.images))
         self.steps = max(1, job.images_seen // self.effective) if job.images_seen is not None else steps
         self.cache = job.cache.settled(epochs=self.steps * self.effective / max(1, len(self.images)))
-        # A student without a teacher meets new crops in every epoch: kept answers bind only those who use them.
-        views = self.cache.views or None if self.needs.teachers else None
+        # Answers kept for each view bind the student to those views; without a teacher, or with answers that are the same
+        # for all views, it meets new crops in every epoch.
+        bound = bool(self.needs.teachers) and self.cache.answers == "each"
+        views = self.cache.views or None if bound else None
         self.crops = Crops(seed=self.cache.seed, views=views, crop_area=augment.crop_area, flip=augment.flip)
         torch.manual_seed(job.seed)
 

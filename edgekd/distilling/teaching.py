@@ -65,8 +65,11 @@ class Teaching:
         self.lesson = lesson
         self.taps = taps
         self.frozen = part.load().to(lesson.device)
-        self.model, self.facts = self._probed(part)
+        if "probe_logits" in taps and not len(lesson.source.train()):
+            raise UsageError("a probe of the teacher needs labelled images, and there are none")
+        self.model: FrozenModel = self.frozen
         self._store = self._kept() if lesson.views else None
+        self.model, self.facts = self._probed(part)
 
     @property
     def online(self) -> bool:
@@ -83,8 +86,9 @@ class Teaching:
         if self._store is None:
             assert shown_BCHW is not None
             return self.model.features(shown_BCHW.to(device).float().div_(255), self.taps)
-        kept = {tap: value.to(device) for tap, value in self._store.features(index_B, view_B).items()}
-        return self._derived(kept)
+        mean = self.lesson.cache.answers == "mean"
+        found = self._store.mean(index_B) if mean else self._store.features(index_B, view_B)
+        return self._derived({tap: value.to(device) for tap, value in found.items()})
 
     def ask(self, indices: Sequence[int], view: int) -> dict[str, Tensor]:
         """Return the taps for one view of several images, cutting them if the answers are not kept."""
@@ -100,7 +104,7 @@ class Teaching:
         images = len(self.lesson.images)
         if self.online:  # for the statistics alone the teacher must not work more than a part of what training asks
             count = min(count, max(images, self.lesson.images_seen // 4))
-        views = self.lesson.views or -(-count // images)
+        views = 1 if self.lesson.cache.answers == "mean" else self.lesson.views or -(-count // images)
         chunks: dict[str, list[Tensor]] = {}
         left = min(count, views * images)
         for view in range(views):
@@ -130,6 +134,9 @@ class Teaching:
     def _kept(self) -> FeatureStore:
         lesson, size_px = self.lesson, self.frozen.size_px
         crops = lesson.crops
+        shapes = self.frozen.spec(tuple(_stored(tap) for tap in self.taps)).shapes
+        if lesson.cache.answers == "mean" and (maps := [tap for tap, shape in shapes.items() if len(shape) > 1]):
+            raise UsageError(f"`answers: mean` averages vectors, and `{maps[0]}` says where things are, which crops move about")
 
         def batch(indices: Sequence[int], view: int) -> Tensor:
             return crops.batch(lesson.images, indices, view, size_px=size_px)
@@ -151,6 +158,17 @@ class Teaching:
             precision=self.frozen.precision,
         )
 
+    def _labelled_crops(self) -> Tensor:
+        """Return the pooled features of the first view of each labelled image; these are the first of the images."""
+        found = []
+        for index_B in torch.arange(len(self.lesson.source.train())).split(_ONLINE_BATCH):
+            if self._store is not None:
+                found.append(self._store.features(index_B, torch.zeros_like(index_B))[PROBE_TAP])
+                continue
+            crops = self.lesson.crops.batch(self.lesson.images, index_B.tolist(), 0, size_px=self.frozen.size_px)
+            found.append(self.frozen.features(crops.to(self.lesson.device).float().div_(255), (PROBE_TAP,))[PROBE_TAP].cpu())
+        return torch.cat(found)
+
     def _derived(self, kept: dict[str, Tensor]) -> dict[str, Tensor]:
         if "probe_logits" in self.taps:
             kept["probe_logits"] = cast(ProbedTeacher, self.model).probe(kept[PROBE_TAP])
@@ -165,12 +183,13 @@ class Teaching:
             self.lesson.console.say(f"{frozen.name}: probing its features on {len(train)} labelled images")
             seen_ND = self.whole(train, (PROBE_TAP,))[PROBE_TAP]
             held_MD = self.whole(val, (PROBE_TAP,))[PROBE_TAP]
-            probe = LinearProbe.fit(seen_ND, labels_of(train), classes=len(source.classes))
+            fitted_ND, label_N = seen_ND, labels_of(train)
+            if "probe_logits" in self.taps:  # it will be asked about crops, and answers better for having seen some
+                fitted_ND, label_N = torch.cat([seen_ND, self._labelled_crops()]), label_N.repeat(2)
+            probe = LinearProbe.fit(fitted_ND, label_N, classes=len(source.classes))
             probe_top1 = float((probe(held_MD).argmax(dim=1) == labels_of(val)).double().mean())
             knn = knn_top1(seen_ND, labels_of(train), held_MD, labels_of(val))
             model = cast(FrozenModel, ProbedTeacher(frozen, probe.to(self.lesson.device)))
-        elif "probe_logits" in self.taps:
-            raise UsageError("a probe of the teacher needs labelled images, and there are none")
         return model, TeacherFacts(
             part=part.ref(),
             name=frozen.name,

@@ -96,7 +96,13 @@ class Maps(Teacher):
 
 
 def lesson(
-    root: Path, *, views: int = 2, source: Colours | None = None, images: ImageSet | None = None, images_seen: int = 10_000
+    root: Path,
+    *,
+    views: int = 2,
+    answers: Any = "each",
+    source: Colours | None = None,
+    images: ImageSet | None = None,
+    images_seen: int = 10_000,
 ) -> Lesson:
     source = source or Colours()
     return Lesson(
@@ -104,7 +110,7 @@ def lesson(
         images=images or concat(source.train(), source.unlabelled()),
         images_seen=images_seen,
         crops=Crops(seed=3, views=views or None),
-        cache=Cache(views=views, folder=root),
+        cache=Cache(views=views, answers=answers, folder=root),
         device=torch.device("cpu"),
         console=silent(),
     )
@@ -296,3 +302,50 @@ def test_several_teachers_are_kept_apart(tmp_path: Path) -> None:
     assert len(folders(tmp_path)["crop"]) == 2
     assert (one.facts.weights_sha256, other.facts.weights_sha256) == ("a" * 64, "b" * 64)
     assert not torch.equal(one.ask([0], 0)["cls"], other.ask([0], 0)["cls"])
+
+
+def test_mean_answers_are_the_mean_over_kept_views_whatever_is_shown(tmp_path: Path) -> None:
+    """Vectors are averaged over the views, the probe answers to the average, and the view asked for may be any."""
+    each, mean = taught(tmp_path, views=3), taught(tmp_path, views=3, answers="mean")
+    index_B = torch.tensor([7, 0, 11])
+    views = [each.answer(index_B, torch.full((3,), view), None) for view in range(3)]
+    found = mean.answer(index_B, torch.tensor([0, 99, 5]), None)
+    for tap in ("cls", "pooled+cls"):
+        expected = np.mean([answer[tap].double().numpy() for answer in views], axis=0)
+        np.testing.assert_allclose(found[tap].numpy(), expected, rtol=1e-5, atol=1e-6)
+        assert np.abs(views[0][tap].numpy() - expected).max() > 0.01
+    logits = [
+        answer["probe_logits"].double().numpy() for answer in views
+    ]  # a linear probe: of the mean, the mean of its logits
+    np.testing.assert_allclose(found["probe_logits"].numpy(), np.mean(logits, axis=0), rtol=1e-3, atol=1e-4)
+    assert torch.equal(mean.rows(12)["cls"], mean.answer(torch.arange(12), torch.zeros(12, dtype=torch.int64), None)["cls"])
+
+
+def test_mean_answers_need_views_and_vectors(tmp_path: Path) -> None:
+    """Nothing kept has no mean, and maps of different crops cannot be laid on one another."""
+    with pytest.raises(ValueError, match="keeps none"):
+        Cache(views=0, answers="mean")
+
+    class Grids(Frozen):
+        def spec(self, taps: tuple[str, ...]) -> FeatureSpec:
+            return FeatureSpec(name=self.name, shapes=dict.fromkeys(taps, (4, 2, 2)))
+
+    class Gridded(Teacher):
+        def load(self) -> Frozen:
+            return Grids("b" * 64)
+
+    with pytest.raises(UsageError, match="`grid_2` says where things are"):
+        Teaching(Gridded(), ("grid_2",), lesson(tmp_path, answers="mean"))
+
+
+def test_the_probe_has_seen_crops_as_well(tmp_path: Path) -> None:
+    """It is fitted on whole images and on the first view of each labelled one; the fit is convex, so the two fits agree."""
+    one = taught(tmp_path)
+    source = Colours()
+    whole_ND = one.whole(source.train(), ("pooled",))["pooled"]
+    crops_ND = Frozen("a" * 64).features(shown(source.train(), list(range(6)), 0).float().div(255), ("pooled",))["pooled"]
+    expected = LinearProbe.fit(torch.cat([whole_ND, crops_ND]), labels_of(source.train()).repeat(2), classes=CLASSES)
+    probe = one.model.probe  # type: ignore[attr-defined]
+    torch.testing.assert_close(probe(whole_ND), expected(whole_ND), rtol=2e-2, atol=2e-2)
+    other = LinearProbe.fit(whole_ND, labels_of(source.train()), classes=CLASSES)
+    assert float((probe(whole_ND) - other(whole_ND)).abs().max()) > 0.1
