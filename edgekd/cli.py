@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from edgekd.core.errors import EdgekdError, Interrupted, UsageError
+from edgekd.core.errors import BUDGET_FAILED, EdgekdError, Interrupted, UsageError
 
 if TYPE_CHECKING:
     from edgekd.core.console import Console
@@ -248,11 +248,18 @@ def pilot(
 def export(run: RunDir, json: Json = False, quiet: Quiet = False) -> None:
     """Export a run's student, and check each artifact.
 
-    Parity and accuracy are found on the validation images, through each runtime.
+    Parity and accuracy are found on the validation images, through each runtime. Exits with 1 if an int8 artifact drops too
+    much or is not faster than float.
     """
     from edgekd import pipeline
 
-    _print_records(pipeline.export(run, command=_command(), console=_console(quiet)), json)
+    artifacts = pipeline.export(run, command=_command(), console=_console(quiet))
+    _print_records(artifacts, json)
+    refused = [(one.name, one.quantisation.refused) for one in artifacts if one.quantisation and one.quantisation.refused]
+    for name, reason in refused:
+        typer.echo(f"{name}: refused: {reason}", err=True)
+    if refused:
+        raise typer.Exit(BUDGET_FAILED)
 
 
 @app.command()

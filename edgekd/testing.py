@@ -16,6 +16,7 @@ from pydantic import Field
 from edgekd.core.contracts import (
     UNKNOWN_LABEL,
     Backend,
+    Calibration,
     Device,
     Exportable,
     ExportedFiles,
@@ -181,6 +182,26 @@ def tiny_exportable(module: "nn.Module | None" = None, *, metadata: Mapping[str,
         metadata=metadata or {},
         sample_BCHW=torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)),
     )
+
+
+def tiny_calibration() -> Calibration:
+    """Return five images of noise, of 16 x 16, to make a tiny student int8 with."""
+    import numpy as np
+
+    image_BCHW = np.random.default_rng(0).random((5, 3, 16, 16), dtype=np.float32)
+    return Calibration(
+        batches=lambda: iter([image_BCHW]),
+        judged=lambda: iter([(image_BCHW, np.zeros(len(image_BCHW), dtype=np.int64))]),
+        max_drop=1.0,
+        threads=1,
+    )
+
+
+def export_tiny(backend: Backend, exportable: Exportable, folder: Path) -> ExportedFiles:
+    """Write a model as the backend does; in int8 as the second attempt of its grid does, the first being the naive one."""
+    if backend.precision == "int8":
+        return backend.quantiser(exportable, tiny_calibration()).grid()[1].write(folder)
+    return backend.export(exportable, folder)
 
 
 @cache

@@ -289,6 +289,46 @@ class ExportedFiles:
     opset: int | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Real images for making a model int8: those that ranges are found on, and those (with labels) to judge by.
+
+    Both yield float32 image_BCHW in [0, 1], prepared by the student's contract, anew at each call.
+    """
+
+    batches: "Callable[[], Iterator[np.ndarray[Any, Any]]]"
+    judged: "Callable[[], Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]]"
+    max_drop: float
+    threads: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One way to make a model int8: `write` puts it into a folder, and may raise `ValueError` or `RuntimeError`."""
+
+    name: str
+    options: Mapping[str, str]
+    write: "Callable[[Path], ExportedFiles]"
+    kept_float: int = 0
+
+
+class Quantiser(Protocol):
+    """What a backend offers for int8: a small declared grid, and more careful attempts for when none of it will do."""
+
+    @property
+    def engine(self) -> str:
+        """Return the quantising library's name and version."""
+        ...
+
+    def grid(self) -> "tuple[Attempt, ...]":
+        """Return the declared candidates, the naive one first."""
+        ...
+
+    def careful(self, best: str) -> "Iterator[Attempt]":
+        """Yield attempts that begin with the grid's candidate `best` and keep more and more in float."""
+        ...
+
+
 class Backend(Part):
     """Exporter and runner of one runtime, in one file. Module level imports neither torch nor the runtime."""
 
@@ -302,6 +342,10 @@ class Backend(Part):
 
     def export(self, exportable: Exportable, folder: Path) -> ExportedFiles:
         """Write the model into `folder` (it exists, is empty and belongs to this export)."""
+        raise NotImplementedError
+
+    def quantiser(self, exportable: Exportable, calibration: Calibration) -> Quantiser:
+        """Return what finds int8 models for this backend; asked of those with `int8` among their precisions."""
         raise NotImplementedError
 
     def open(self, folder: Path, files: Sequence[str], *, threads: int) -> Session:

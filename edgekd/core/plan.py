@@ -130,3 +130,19 @@ class Cache(Section):
     def settled(self, *, epochs: float) -> "Cache":
         """Return these settings with the number of views that so many epochs ask for."""
         return self if self.views is not None else self.model_copy(update={"views": max(1, min(8, ceil(epochs)))})
+
+
+class Quantise(Section):
+    """How an int8 model is looked for.
+
+    Ranges are found on `images` of the training images; candidates are judged on `judged_share` of the validation images,
+    drawn by `seed`; the fastest whose top-1 falls by at most `max_drop` points is kept. One that is not faster than the
+    best float model of the same backend is refused unless `keep_slower`. `keep_float` names layers that stay in float.
+    """
+
+    images: Positive = 300
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    judged_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    max_drop: Annotated[float, Field(ge=0, le=100)] = 1.0
+    keep_slower: bool = False
+    keep_float: tuple[str, ...] = ()

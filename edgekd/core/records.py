@@ -299,6 +299,42 @@ class Parity(Fact):
         return self.top1_agreements / self.images
 
 
+class Candidate(Fact):
+    """One way to make a model int8, and what came of it; None where it was not tried so far."""
+
+    name: str
+    options: dict[str, str]
+    kept_float: int = 0
+    top1_correct: int | None = None
+    agreements: int | None = None
+    median_ms: float | None = None
+    size_bytes: int | None = None
+    outcome: Literal["chosen", "slower", "inaccurate", "failed"]
+    note: str = ""
+
+
+class Quantisation(Fact):
+    """The search for an int8 model: what was allowed, the float model it was held against, and every candidate.
+
+    Candidates were judged on `judged_images` of the validation images and timed beside the float models in one process; these
+    figures chose between them, the artifact's own accuracy and latency are measured afterwards. `refused` says why none of
+    them should be used, though the best is kept.
+    """
+
+    engine: str
+    calibration_images: int
+    calibration_digest: str
+    seed: int
+    judged_images: int
+    max_drop: float
+    keep_slower: bool
+    float_precision: str
+    float_top1_correct: int
+    float_median_ms: float
+    candidates: tuple[Candidate, ...]
+    refused: str = ""
+
+
 class Artifact(Record):
     """A student in the form that a runtime loads, with its parity and its accuracy through that runtime."""
 
@@ -318,11 +354,20 @@ class Artifact(Record):
     parity: Parity
     accuracy: Accuracy
     licences: dict[str, str] = {}
+    quantisation: Quantisation | None = None
 
     @property
     def name(self) -> str:
         """Return `<backend>-<precision>`, the name of the artifact's folder."""
         return f"{self.backend.use}-{self.precision}"
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out an absent `quantisation`, so that artifacts made before there was one keep their digests."""
+        facts: dict[str, Any] = write(self)
+        if self.quantisation is None:
+            facts.pop("quantisation", None)
+        return facts
 
 
 class DeviceFacts(Fact):

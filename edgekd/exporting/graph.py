@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -45,7 +46,7 @@ def to_onnx(
     key = _trace_key(exportable, opset, batch, output)
     known = _traces.get(exportable.module)
     if known is None or known[0] != key:
-        known = (key, serialized(_stripped(_trace(exportable, opset, batch, output))))
+        known = (key, serialized(stripped(_trace(exportable, opset, batch, output))))
         _traces[exportable.module] = known
     model = onnx.load_model_from_string(known[1])
     onnx.helper.set_model_props(model, properties(exportable))
@@ -69,7 +70,7 @@ def half(model: "ModelProto") -> "ModelProto":
     copy.CopyFrom(model)
     sorted_again = ir.from_proto(convert(copy, keep_io_types=True))
     sorted_again.graph.sort()  # the converter appends its casts at the end, which onnx's checker refuses
-    halved = _stripped(ir.to_proto(sorted_again))
+    halved = stripped(ir.to_proto(sorted_again))
     onnx.helper.set_model_props(halved, {prop.key: prop.value for prop in model.metadata_props})
     onnx.checker.check_model(halved, full_check=True)
     return halved
@@ -163,8 +164,8 @@ def _torchscript(module: "nn.Module", sample: Any, opset: int, batch: Batch, out
     return onnx.load_model_from_string(written.getvalue())
 
 
-def _stripped(model: "ModelProto") -> "ModelProto":
-    """Remove what torch noted for its own debugging; it names files of this machine and differs from run to run.
+def stripped(model: "ModelProto") -> "ModelProto":
+    """Remove in place what a tool noted for its own debugging; it names files of this machine and differs from run to run.
 
     Intermediate shapes go too: torch's stand for the weights before folding, and tools that read them stumble.
     """
@@ -200,8 +201,22 @@ def _spec(name: str, kind: "TypeProto") -> TensorSpec:
 
 
 def _float16_converter() -> Any:
-    before = list(sys.path)
-    from onnxruntime.transformers.float16 import convert_float_to_float16  # type: ignore[import-untyped]
-
-    sys.path[:] = before  # the package adds its own folder, whose `models` and `benchmark` would shadow other people's
+    with onnxruntime_tools():
+        from onnxruntime.transformers.float16 import convert_float_to_float16  # type: ignore[import-untyped]
     return convert_float_to_float16
+
+
+@contextmanager
+def onnxruntime_tools() -> Iterator[None]:
+    """Let onnxruntime's tools be imported, which find one another through `sys.path`, and leave no trace of that there.
+
+    The folder that they would add for good holds a `models` and a `benchmark` that would shadow other people's.
+    """
+    import onnxruntime  # type: ignore[import-untyped]
+
+    before = list(sys.path)
+    sys.path.append(str(Path(onnxruntime.__file__).parent / "transformers"))
+    try:
+        yield
+    finally:
+        sys.path[:] = before

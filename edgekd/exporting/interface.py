@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from edgekd.core.contracts import Exportable
+from edgekd.core.contracts import Backend, Exportable
 from edgekd.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,6 +47,12 @@ def check_input(image_BCHW: "np.ndarray[Any, Any]", shape: tuple[int | str, ...]
             f"this artifact takes float32 images of shape {shown(shape)}, not {image_BCHW.dtype} {shown(image_BCHW.shape)}",
             mend="export it with `batch: dynamic`, or ask for the batch that it was exported with",
         )
+
+
+def refuse_int8(backend: Backend) -> None:
+    """Raise `UsageError` if a model is asked for at once that only a search finds."""
+    if backend.precision == "int8":
+        raise UsageError("an int8 model is found by a search over real images, not by a plain export")
 
 
 def shown(shape: tuple[int | str, ...]) -> str:

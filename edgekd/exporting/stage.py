@@ -25,8 +25,9 @@ from edgekd.core.contracts import (
 from edgekd.core.errors import DataError, EvidenceError, IntegrityError
 from edgekd.core.images import prepare_batch
 from edgekd.core.parts import need_packages
+from edgekd.core.plan import Quantise
 from edgekd.core.predictions import write_predictions
-from edgekd.core.records import Artifact, Checkpoint, InputContract, MadeBy, licences_of_weights
+from edgekd.core.records import Artifact, Checkpoint, InputContract, MadeBy, Quantisation, licences_of_weights
 from edgekd.core.store import begin_stage, checked_file, disk_errors, file_ref, sync_files, write_record
 from edgekd.exporting import parity
 from edgekd.exporting.interface import shown
@@ -54,6 +55,7 @@ class Reference:
         `DataError` for images without labels among this checkpoint's classes, `EvidenceError` for a student without answers.
         """
         self.checkpoint = checkpoint
+        self.source = source
         self.images = source.val()
         _check_images(source, checkpoint)
         module = load_student(checkpoint, folder, student)
@@ -98,13 +100,32 @@ def export(
     begin_stage(folder, RECORD)
     console.say(f"{name}: exporting {checkpoint.student_name}")
     with disk_errors(folder):
-        written = backend.export(reference.exportable, folder)
+        written, quantisation = _written(reference, backend, folder, threads, console)
     _check_written(written, checkpoint, name)
     sync_files(folder)
     with backend.open(folder, written.files, threads=threads) as session:
         logits_NK = _through(session, written, reference, label=name, console=console)
         executed = (session.executed_on, session.executed_precision, session.runtime)
-    return _record(backend, folder, written, reference, logits_NK, executed, from_, made_by)
+    return _record(backend, folder, written, reference, logits_NK, executed, quantisation, from_, made_by)
+
+
+def _written(
+    reference: Reference, backend: Backend, folder: Path, threads: int, console: Console
+) -> tuple[ExportedFiles, Quantisation | None]:
+    if backend.precision != "int8":
+        return backend.export(reference.exportable, folder), None
+    from edgekd.exporting.quantize import Search
+
+    search = Search(
+        backend=backend,
+        settings=getattr(backend, "quantise", None) or Quantise(),
+        exportable=reference.exportable,
+        source=reference.source,
+        threads=threads,
+        folder=folder,
+        console=console,
+    )
+    return search.go()
 
 
 def _record(
@@ -114,6 +135,7 @@ def _record(
     reference: Reference,
     logits_NK: "Logits",
     executed: tuple[str, str, str],
+    quantisation: Quantisation | None,
     from_: dict[str, str],
     made_by: MadeBy,
 ) -> Artifact:
@@ -139,6 +161,7 @@ def _record(
         parity=parity.compare(reference.logits_NK, logits_NK, samples, classes),
         accuracy=write_predictions(logits_NK, samples, classes, folder),
         licences=licences_of_weights(checkpoint),
+        quantisation=quantisation,
     )
     write_record(folder / RECORD, artifact)
     return artifact

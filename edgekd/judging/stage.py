@@ -19,7 +19,7 @@ from edgekd.core.errors import (
 )
 from edgekd.core.records import Finding, MadeBy, Outcome, Report, Verdict, digest_of
 from edgekd.core.store import BASELINE, RunFolder, write_text
-from edgekd.judging import evidence
+from edgekd.judging import evidence, quantisation
 
 _CODES: dict[Outcome, int] = {"pass": PASSED, "fail": BUDGET_FAILED, "inconclusive": INCONCLUSIVE, "error": MACHINE}
 _OUTCOMES: dict[int, Outcome] = {code: outcome for outcome, code in _CODES.items()}
@@ -59,7 +59,7 @@ def judge(report: Report, budgets: Sequence[Budget], made_by: MadeBy) -> Verdict
 
     Of `made_by` only the version enters the verdict, which therefore depends on nothing but the report and the budgets.
     """
-    findings = tuple(finding for budget in budgets for finding in _answers(budget, report))
+    findings = tuple(finding for budget in budgets for finding in _answers(budget, report)) + quantisation.refusals(report)
     exit_code = worst(_CODES[finding.outcome] for finding in findings)
     return Verdict(
         made_by=MadeBy(version=made_by.version),

@@ -78,7 +78,7 @@ def test_remarks_are_removed_wherever_an_exporter_puts_them() -> None:
         functions=[onnx.helper.make_function("d", "f", ["x"], ["y"], [node], [onnx.helper.make_opsetid("", 18)])],
     )
     assert b"somebody" in graph.serialized(model)
-    assert b"somebody" not in graph.serialized(graph._stripped(model))
+    assert b"somebody" not in graph.serialized(graph.stripped(model))
 
 
 def test_the_batch_is_free_or_fixed_as_asked(model: onnx.ModelProto) -> None:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from edgekd.core.contracts import Backend, Exportable, ExportedFiles
+from edgekd.core.contracts import Backend, Calibration, Exportable, ExportedFiles, Quantiser
 from edgekd.core.errors import MachineError
 from edgekd.core.parts import need_packages
-from edgekd.exporting.interface import INPUT, Batch, check_input
+from edgekd.core.plan import Quantise
+from edgekd.exporting.interface import INPUT, Batch, check_input, refuse_int8
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,22 +20,26 @@ if TYPE_CHECKING:
 _MODEL = "model.onnx"
 _PROVIDERS = ["CPUExecutionProvider"]
 _ERRORS_ONLY = 3
-_COMPUTING = {"Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
-_PRECISIONS = {1: "fp32", 10: "fp16", 16: "bf16"}  # TensorProto.DataType
+# Which input of a node holds its weights.
+_WEIGHTS_AT = dict.fromkeys(("Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"), 1)
+_WEIGHTS_AT |= dict.fromkeys(("QLinearConv", "QLinearMatMul", "QGemm"), 3) | dict.fromkeys(("MatMulIntegerToFloat",), 1)
+_PRECISIONS = {1: "fp32", 2: "int8", 3: "int8", 10: "fp16", 16: "bf16"}  # TensorProto.DataType
 
 
 class OnnxRuntime(Backend):
     """ONNX Runtime on the CPU: one self-contained .onnx file that most other runtimes can read too."""
 
     requires = ("onnxruntime",)
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16")
-    precision: Literal["fp32", "fp16"] = "fp32"
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "int8")
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    quantise: Quantise | None = None
     batch: Batch = "dynamic"
     opset: Annotated[int, Field(ge=11, le=24)] = 18
 
     def export(self, exportable: Exportable, folder: Path) -> ExportedFiles:
         """Write one ONNX file; fp16 stores and computes in float16 and keeps float32 input and output."""
         need_packages(self)
+        refuse_int8(self)
         from edgekd.exporting import graph
 
         model = graph.to_onnx(exportable, opset=self.opset, batch=self.batch)
@@ -43,6 +48,15 @@ class OnnxRuntime(Backend):
         (folder / _MODEL).write_bytes(graph.serialized(model))
         inputs, outputs = graph.interface(model)
         return ExportedFiles(files=(_MODEL,), inputs=inputs, outputs=outputs, opset=graph.opset_of(model))
+
+    def quantiser(self, exportable: Exportable, calibration: Calibration) -> Quantiser:
+        """Return onnxruntime's own quantiser: static, QDQ."""
+        need_packages(self)
+        from edgekd.exporting import graph
+        from edgekd.exporting.onnx_int8 import OnnxQuantiser
+
+        model = graph.to_onnx(exportable, opset=self.opset, batch=self.batch)
+        return OnnxQuantiser(model, calibration, keep_float=(self.quantise or Quantise()).keep_float)
 
     def open(self, folder: Path, files: Sequence[str], *, threads: int) -> "_Session":
         """Load the file on the CPU provider and on no other."""
@@ -124,5 +138,6 @@ def _executed_precision(path: Path) -> str:
             types[node.output[0]] = next(attribute.i for attribute in node.attribute if attribute.name == "to")
         elif node.output and node.input:
             types[node.output[0]] = types.get(node.input[0], 0)
-    found = {types.get(node.input[1], 0) for node in graph.node if node.op_type in _COMPUTING}
-    return "+".join(_PRECISIONS.get(kind, f"type {kind}") for kind in sorted(found)) or "unknown"
+    used = [types.get(node.input[_WEIGHTS_AT[node.op_type]], 0) for node in graph.node if node.op_type in _WEIGHTS_AT]
+    found = [_PRECISIONS.get(kind, f"type {kind}") for kind in sorted(used)]
+    return "+".join(dict.fromkeys(found)) or "unknown"

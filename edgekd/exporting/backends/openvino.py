@@ -5,18 +5,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from edgekd.core.contracts import Backend, Exportable, ExportedFiles
+from edgekd.core.contracts import Backend, Calibration, Exportable, ExportedFiles, Quantiser
 from edgekd.core.errors import MachineError
 from edgekd.core.parts import need_packages
+from edgekd.core.plan import Quantise
 from edgekd.core.records import TensorSpec
-from edgekd.exporting.interface import FREE_BATCH, Batch, check_input, properties
+from edgekd.exporting.interface import FREE_BATCH, Batch, check_input, properties, refuse_int8
 
 if TYPE_CHECKING:
     import numpy as np
 
 _XML, _BIN = "model.xml", "model.bin"
 _DEVICE = "CPU"
-_PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
+_PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "I8": "int8", "i8": "int8", "u8": "int8"}
 _COMPUTING = {"Convolution", "FullyConnected", "MatMul"}
 
 
@@ -30,20 +31,47 @@ class OpenVino(Backend):
 
     requires = ("openvino",)
     extra = "openvino"
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16")
-    precision: Literal["fp32", "fp16"] = "fp32"
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "int8")
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    quantise: Quantise | None = None
     batch: Batch = "dynamic"
 
     def export(self, exportable: Exportable, folder: Path) -> ExportedFiles:
         """Write the graph (.xml) and its weights (.bin)."""
         need_packages(self)
+        refuse_int8(self)
+        return self._save(self._model(exportable), exportable, folder)
+
+    def quantiser(self, exportable: Exportable, calibration: Calibration) -> Quantiser:
+        """Return NNCF's post-training quantisation, beside what onnxruntime's quantiser makes of the same graph."""
+        need_packages(self)
+        from edgekd.exporting import graph
+        from edgekd.exporting.onnx_int8 import OnnxQuantiser
+        from edgekd.exporting.openvino_int8 import OpenVinoQuantiser
+
+        kept = (self.quantise or Quantise()).keep_float
+        qdq = OnnxQuantiser(graph.to_onnx(exportable, batch=self.batch), calibration, keep_float=kept)
+
+        def save(model: Any, folder: Path) -> ExportedFiles:
+            return self._save(model, exportable, folder)
+
+        return OpenVinoQuantiser(self._model(exportable), qdq, calibration, save, keep_float=kept)
+
+    def _model(self, exportable: Exportable) -> Any:
         import openvino  # type: ignore[import-untyped]
 
         from edgekd.exporting import graph
 
-        onnx_model = graph.to_onnx(exportable, batch=self.batch)
-        model = openvino.Core().read_model(graph.serialized(onnx_model))
+        model = openvino.Core().read_model(graph.serialized(graph.to_onnx(exportable, batch=self.batch)))
         _name_by_position(model)
+        return model
+
+    def _save(self, model: Any, exportable: Exportable, folder: Path) -> ExportedFiles:
+        import openvino
+
+        from edgekd.exporting.graph import DEFAULT_OPSET
+
+        _name_by_position(model)  # once more, for what a quantiser has added
         for key, value in properties(exportable).items():
             model.set_rt_info(value, ["edgekd", key])
         try:
@@ -54,7 +82,7 @@ class OpenVino(Backend):
             files=(_XML, _BIN),
             inputs=tuple(_spec(port) for port in model.inputs),
             outputs=tuple(_spec(port) for port in model.outputs),
-            opset=graph.opset_of(onnx_model),
+            opset=DEFAULT_OPSET,
         )
 
     def open(self, folder: Path, files: Sequence[str], *, threads: int) -> "_Session":
@@ -91,8 +119,8 @@ class _Session:
         layers = [node.get_rt_info() for node in self._compiled.get_runtime_model().get_ops()]
         # The kernel's name ends in what it computes in; `runtimePrecision` may name the type of stored weights instead.
         kernels = [_plain(layer["primitiveType"]) for layer in layers if _plain(layer["layerType"]) in _COMPUTING]
-        found = {kernel.rpartition("_")[2] for kernel in kernels}
-        return "+".join(sorted(_PRECISIONS.get(name, name) for name in found)) or "unknown"
+        found = {_PRECISIONS.get(name, name) for name in (kernel.rpartition("_")[2] for kernel in kernels)}
+        return "+".join(sorted(found)) or "unknown"
 
     def run(self, image_BCHW: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
         check_input(image_BCHW, self._shape)

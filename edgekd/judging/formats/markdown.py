@@ -7,7 +7,7 @@ from typing import ClassVar
 from edgekd.core import stats
 from edgekd.core.contracts import Format
 from edgekd.core.records import Artifact, LatencySummary, Report, Verdict
-from edgekd.judging import wording
+from edgekd.judging import quantisation, wording
 
 LONGEST_LIST = 20
 _SAFE_CODE = re.compile(r"[A-Za-z0-9 ._/@+-]*")
@@ -28,6 +28,7 @@ class Markdown(Format):
             *_learning(report),
             *_representation(report),
             *_artifacts(report),
+            *_quantisations(report),
             *_latencies(report),
             *_ingredients(report),
             *_provenance(report, verdict),
@@ -150,6 +151,15 @@ def _artifact_row(artifact: Artifact) -> tuple[str, ...]:
         f"{wording.percent(parity.top1_agreement)} of {parity.images:,}" if parity.images else wording.MISSING,
         f"{parity.max_abs:.2g}" + (f", {parity.non_finite:,} NaN or infinite" if parity.non_finite else ""),
     )
+
+
+def _quantisations(report: Report) -> Iterator[str]:
+    for artifact, search in quantisation.searches(report):
+        yield f"## int8 for {code(artifact.name)}"
+        if search.refused:
+            yield f"**Refused:** {prose(search.refused)}."
+        yield _table(quantisation.COLUMNS, (tuple(map(prose, row)) for row in quantisation.rows(search)))
+        yield prose(quantisation.told(search))
 
 
 def _latencies(report: Report) -> Iterator[str]:
