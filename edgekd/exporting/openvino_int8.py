@@ -3,11 +3,12 @@
 import contextlib
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.contracts import Attempt, Calibration, ExportedFiles
-from edgekd.core.errors import UsageError
+from edgekd.core.errors import MachineError, UsageError
 
 if TYPE_CHECKING:
     from edgekd.exporting.onnx_int8 import OnnxQuantiser
@@ -31,7 +32,11 @@ class OpenVinoQuantiser:
         *,
         keep_float: Sequence[str] = (),
     ) -> None:
-        """Take the float model; raises `UsageError` if one of `keep_float` is no layer of it."""
+        """Take the float model; raises `UsageError` if one of `keep_float` is no layer of it, `MachineError` without NNCF."""
+        if find_spec("nncf") is None:
+            raise MachineError(
+                "openvino int8 needs the package nncf, which is not installed", mend="pip install 'edgekd[openvino]'"
+            )
         with _quietly():
             import nncf  # type: ignore[import-untyped]
 
