@@ -13,16 +13,19 @@ import argparse
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 HERE = Path(__file__).parent
 TUNING_SEED = 100
+SETTING = re.compile(r"([a-z]+)_(\d+(?:\.\d+)?)")
+"""A row that stands for one value of one setting: `n_3`, `t_0.1`."""
 
 
 def main() -> None:
@@ -46,6 +49,8 @@ def main() -> None:
     _write(f"{options.study}_by_images_seen" if options.images else options.study, table, study)
     if options.images:
         _plot(table, HERE / f"{options.study}_by_images_seen.svg")
+    elif all(SETTING.fullmatch(row) for row, _ in table):
+        _plot_settings(table, HERE / f"{options.study}.svg")
 
 
 def _options() -> argparse.Namespace:
@@ -167,9 +172,36 @@ def _plot(table: dict[tuple[str, int], list[dict[str, Any]]], path: Path) -> Non
         )
         axes.plot(*zip(*points, strict=True), marker="o", label=row)
     axes.set(xscale="log", xlabel="images seen", ylabel="linear probe, % of validation images")
-    axes.grid(alpha=0.3)
+    _ticks_at(axes, sorted({images for _, images in table}))
     axes.legend(fontsize="small")
     figure.savefig(path)
+
+
+def _plot_settings(table: dict[tuple[str, int], list[dict[str, Any]]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    panels = dict[str, list[tuple[float, float]]]()
+    for (row, _), found in table.items():
+        name, value = cast(re.Match[str], SETTING.fullmatch(row)).groups()
+        panels.setdefault(name, []).append((float(value), 100 * statistics.mean(one["probe_top1"] for one in found)))
+    figure, axes = pyplot.subplots(
+        1, len(panels), figsize=(4 * len(panels), 3.5), sharey=True, squeeze=False, layout="constrained"
+    )
+    for panel, (name, points) in zip(axes[0], panels.items(), strict=True):
+        panel.plot(*zip(*sorted(points), strict=True), marker="o")
+        panel.set(xscale="log", xlabel=name)
+        _ticks_at(panel, [value for value, _ in points])
+    axes[0, 0].set_ylabel("linear probe, % of validation images")
+    figure.savefig(path)
+
+
+def _ticks_at(axes: Any, values: list[float]) -> None:
+    axes.set_xticks(values, [f"{value:,g}" for value in values])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
 
 
 def _mean_sd(values: list[float]) -> str:
