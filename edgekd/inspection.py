@@ -13,7 +13,7 @@ from edgekd.core.host import device_facts, usable_cores
 from edgekd.core.records import Artifact, Checkpoint, FileRef, Measurement, Record, Report, Verdict
 from edgekd.core.side_records import RECORDS, BackboneFiles, PilotResult, Probes, TeacherRanking
 from edgekd.core.stats import percentile, wilson
-from edgekd.core.store import BASELINE, CHECKPOINT, START, RunFolder, checked_file, read_record
+from edgekd.core.store import BASELINE, CHECKPOINT, INT8, START, RunFolder, checked_file, read_record
 
 _RUNTIMES = {
     "torch": "",
@@ -138,7 +138,7 @@ def _shown(record: Record, as_json: bool) -> list[str]:
 def _kept(folder: RunFolder) -> Iterator[tuple[type[Record], Path]]:
     """Yield the records of a run that are there, each after those that it was made from."""
     kept: dict[type[Record], list[Path]] = {
-        Checkpoint: [folder.checkpoint(name) for name in (START, CHECKPOINT, BASELINE)],
+        Checkpoint: [folder.checkpoint(name) for name in (START, CHECKPOINT, INT8, BASELINE)],
         Artifact: folder.artifacts(),
         Measurement: folder.measurements(),
         Report: [folder.report],

@@ -63,6 +63,21 @@ class Start(Section):
         return self
 
 
+class Finetune(Section):
+    """Training on with int8 in view, after the student and before its int8 artifacts: same method, teachers and kept answers.
+
+    `lr` is by default a tenth of `train.lr`.
+    """
+
+    precision: Literal["int8"] = "int8"
+    duration: Duration = Duration(epochs=2.0)
+    lr: Annotated[float, Field(gt=0)] | None = None
+
+    def changes(self, train: Train) -> dict[str, Any]:
+        """Return what this training changes in the recipe's `train` section."""
+        return {"duration": self.duration, "lr": self.lr or train.lr / 10, "ema": None, "freeze": None, "fake_quantise": True}
+
+
 class Pilot(Section):
     """How `edgekd pilot` finds a method: which ones, at which learning rates, and how budgets grow while the losers drop out.
 
@@ -112,6 +127,7 @@ class Recipe(Section):
     cache: Cache = Cache()
     start: Start | None = None
     train: Train
+    finetune: Finetune | Literal["int8"] | None = None
     baseline: Baseline | None = Baseline()
     pilot: Pilot = Pilot()
     export: tuple[PartRef, ...] = ()

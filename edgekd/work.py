@@ -16,6 +16,7 @@ from edgekd.core.records import Artifact, Checkpoint, Measurement, Report, Start
 from edgekd.core.store import (
     BASELINE,
     CHECKPOINT,
+    INT8,
     START,
     RunFolder,
     checked_file,
@@ -24,10 +25,11 @@ from edgekd.core.store import (
     read_record,
 )
 from edgekd.distilling.job import Job
-from edgekd.recipe import Loaded, digest_of_section
+from edgekd.recipe import Finetune, Loaded, digest_of_section
 
 if TYPE_CHECKING:
     from edgekd.distilling.teaching import Teaching
+    from edgekd.exporting import stage
 
 
 def _added_up(progress: Progress) -> Callable[[int, int], None]:
@@ -84,6 +86,7 @@ class Work:
         """Train what is not trained yet; return the student's checkpoint."""
         start = self._start()
         student = self._distill(CHECKPOINT, self.loaded.method, self.loaded.teachers, start=start)
+        self._finetune(student)
         baseline, method = self.recipe.baseline, self.loaded.baseline_method
         if baseline is None or method.identity() == self.loaded.method.identity():
             self._drop(BASELINE)
@@ -92,6 +95,16 @@ class Work:
         seen = student.training.images_seen
         self._distill(BASELINE, method, (), plan=plan, start=start, images_seen=seen)
         return student
+
+    def _finetune(self, student: Checkpoint) -> None:
+        """Train the student on with int8 in view, if the recipe asks for it."""
+        asked = Finetune() if self.recipe.finetune == "int8" else self.recipe.finetune
+        if asked is None:
+            self._drop(INT8)
+            return
+        plan = Train.model_validate(self.recipe.train.model_copy(update=asked.changes(self.recipe.train)).model_dump())
+        folder = self.folder.checkpoint().parent
+        self._distill(INT8, self.loaded.method, self.loaded.teachers, plan=plan, start=student, start_folder=folder)
 
     def fill_caches(self) -> None:
         """Have the teachers answer what start and student will ask, without training."""
@@ -156,6 +169,7 @@ class Work:
         *,
         plan: Train | None = None,
         start: Checkpoint | None = None,
+        start_folder: Path | None = None,
         images_seen: int | None = None,
     ) -> Job:
         source, student, plan = self.source, self.loaded.student, plan or self.recipe.train
@@ -169,7 +183,7 @@ class Work:
         }
         if start is not None:
             from_["start"] = start.digest()
-            if self.recipe.start is not None and self.recipe.start.head == "fresh":
+            if start_folder is None and self.recipe.start is not None and self.recipe.start.head == "fresh":
                 from_["head"] = digest_of_section("fresh")
         return Job(
             name="student" if name == CHECKPOINT else name,
@@ -180,11 +194,11 @@ class Work:
             plan=plan,
             cache=cache,
             seed=self.recipe.seed,
-            start=checked_file(start.weights, folder=self._start_folder()) if start else None,
+            start=checked_file(start.weights, folder=start_folder or self._start_folder()) if start else None,
             images_seen=images_seen,
             from_=from_,
             made_by=self.made_by,
-            start_facts=self._start_facts(start),
+            start_facts=self._start_facts(start) if start_folder is None else None,
         )
 
     def _distill(
@@ -195,9 +209,10 @@ class Work:
         *,
         plan: Train | None = None,
         start: Checkpoint | None = None,
+        start_folder: Path | None = None,
         images_seen: int | None = None,
     ) -> Checkpoint:
-        job = self._job(name, method, teachers, plan=plan, start=start, images_seen=images_seen)
+        job = self._job(name, method, teachers, plan=plan, start=start, start_folder=start_folder, images_seen=images_seen)
         path = self.folder.checkpoint(name)
         if (done := find_done(Checkpoint, path, job.from_)) is not None:
             self.console.say(f"{job.name}: kept, top-1 {done.accuracy.top1:.1%}")
@@ -214,14 +229,13 @@ class Work:
         """Export what is not exported yet; remove artifacts that the recipe does not name any more."""
         from edgekd.exporting import stage
 
-        checkpoint = read_record(Checkpoint, self.folder.checkpoint())
-        source, student = self.source, self.loaded.student
+        source, references = self.source, dict[str, "stage.Reference"]()
         threads = (self.recipe.bench.threads if self.recipe.bench else None) or usable_cores()
-        reference = None
         made = []
         for backend in self.loaded.backends:
+            name = INT8 if backend.precision == "int8" and self.recipe.finetune is not None else CHECKPOINT
             from_ = {
-                "checkpoint": checkpoint.digest(),
+                "checkpoint": read_record(Checkpoint, self.folder.checkpoint(name)).digest(),
                 "data": source.digest(),
                 "settings": digest_of_section(backend.identity()),
             }
@@ -229,16 +243,8 @@ class Work:
             artifact = find_done(Artifact, path, from_)
             if artifact is None:
                 self.done_anew = True
-                reference = reference or stage.Reference(
-                    checkpoint=checkpoint,
-                    folder=self.folder.checkpoint().parent,
-                    student=student,
-                    source=source,
-                    threads=threads,
-                    console=self.console,
-                )
                 artifact = stage.export(
-                    reference=reference,
+                    reference=self._reference(name, references, threads),
                     backend=backend,
                     folder=path.parent,
                     threads=threads,
@@ -251,6 +257,23 @@ class Work:
             made.append(artifact)
         self._forget("artifacts", {artifact.name for artifact in made})
         return tuple(made)
+
+    def _reference(self, name: str, known: "dict[str, stage.Reference]", threads: int) -> "stage.Reference":
+        """Return a checkpoint's student ready for export; one trained on for int8 is held against the one it came from."""
+        from edgekd.exporting import stage
+
+        if name not in known:
+            path = self.folder.checkpoint(name)
+            known[name] = stage.Reference(
+                checkpoint=read_record(Checkpoint, path),
+                folder=path.parent,
+                student=self.loaded.student,
+                source=self.source,
+                threads=threads,
+                console=self.console,
+                held_against=self._reference(CHECKPOINT, known, threads).exportable if name != CHECKPOINT else None,
+            )
+        return known[name]
 
     # ------------------------------------------------------------------------------------------------------------- bench
     def bench_all(self) -> tuple[Measurement, ...]:

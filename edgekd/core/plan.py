@@ -70,6 +70,7 @@ class Train(Section):
     `criterion_lr` is the rate of the method's own weights (projectors), by default `lr`. `labelled_share` is the part of each
     batch that is drawn from the labelled images, by default what their number gives. `freeze: backbone` trains the student's
     last layer alone; `freeze: all` takes no step, and the last layer is a linear probe on the labelled images.
+    `fake_quantise` rounds weights and activations to int8 on the way forward.
     """
 
     duration: Duration
@@ -90,20 +91,25 @@ class Train(Section):
     labelled_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     evaluate_every: Share = 0.1
     freeze: Literal["backbone", "all"] | None = None
+    fake_quantise: bool = False
     augment: Augment = Augment()
 
     @model_validator(mode="after")
     def _room_for_both(self) -> "Train":
         if self.labelled_share is not None and self.batch < 2:
             raise ValueError("`labelled_share` needs a batch of at least 2: one labelled image and another")
+        if self.fake_quantise and self.ema is not None:
+            raise ValueError("`ema` averages weights that `fake_quantise` rounds: leave one of them out")
         return self
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out an absent `freeze`, so that what was trained before there was one is not trained again."""
+        """Leave out what is not asked for, so that what was trained before there was such a thing is not trained again."""
         settings: dict[str, Any] = write(self)
         if self.freeze is None:
             settings.pop("freeze", None)
+        if not self.fake_quantise:
+            settings.pop("fake_quantise", None)
         return settings
 
 

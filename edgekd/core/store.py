@@ -23,6 +23,7 @@ from edgekd.core.records import FileRef, Record
 MARKER = "edgekd.json"
 CHECKPOINT = "checkpoint"
 BASELINE = "baseline"
+INT8 = "int8"
 START = "start"
 Kind = TypeVar("Kind", bound=Record)
 
@@ -234,7 +235,9 @@ def locked(folder: Path) -> Iterator[None]:
 
 def _refuse_namesakes(folder: Path) -> None:
     # Stages empty their folders before they write; with --overwrite these could be somebody's work.
-    taken = [name for name in (CHECKPOINT, BASELINE, START, "arms", "artifacts", "measurements") if (folder / name).exists()]
+    taken = [
+        name for name in (CHECKPOINT, BASELINE, START, INT8, "arms", "artifacts", "measurements") if (folder / name).exists()
+    ]
     if taken:
         raise UsageError(
             f"{folder}: holds {', '.join(taken)}, which edgekd would empty and did not make; nothing was touched",

@@ -21,6 +21,7 @@ from edgekd.core.errors import UsageError
 from edgekd.core.plan import Train
 from edgekd.core.records import TrainingFacts
 from edgekd.core.store import append_text
+from edgekd.distilling import fake_quantise
 
 Answers = tuple[dict[str, Tensor], ...]
 """What each teacher answers to a batch: tap -> tensor."""
@@ -70,6 +71,8 @@ class _Run:
         self.accelerator = Accelerator(mixed_precision=plan.precision, gradient_accumulation_steps=plan.accumulate)
         if plan.channels_last:
             task.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if plan.fake_quantise:
+            fake_quantise.begin(task.student)
         learner = Learner(task.student, task.criterion, task.needs.student_taps, freeze=plan.freeze)
         prepared = self.accelerator.prepare(learner, make_optimiser(learner, plan))
         self.learner, self.optimiser = cast(tuple[nn.Module, Any], prepared)
@@ -101,6 +104,8 @@ class _Run:
                     append_text(task.history, json.dumps(line) + "\n")
                 waited = self.waited_s / (time.perf_counter() - started - self.evaluated_s)
                 progress.update(step * effective, note=f"loss {self.loss:.3f}  waiting for data {waited:.0%}")
+        if plan.fake_quantise:
+            fake_quantise.end(task.student)
         seconds = time.perf_counter() - started
         training_s = seconds - self.evaluated_s
         seen = task.steps * effective

@@ -64,6 +64,7 @@ class Search:
         backend: Backend,
         settings: Quantise,
         exportable: Exportable,
+        held_against: Exportable | None = None,
         source: Source,
         threads: int,
         folder: Path,
@@ -71,6 +72,7 @@ class Search:
     ) -> None:
         """Choose the images; raises `DataError` if there are fewer than asked for, `EvidenceError` without any to judge by."""
         self.backend, self.settings, self.exportable = backend, settings, exportable
+        self.held_against = held_against or exportable
         self.threads, self.folder, self.console = threads, folder, console
         self.calibration_images = _calibration_images(source, settings.images)
         self.images = source.val()
@@ -108,7 +110,7 @@ class Search:
         backend = self.backend.model_copy(update={"precision": precision, "quantise": None})
         folder = scratch / precision
         folder.mkdir(parents=True)
-        return self._opened(precision, None, backend.export(self.exportable, folder), folder)
+        return self._opened(precision, None, backend.export(self.held_against, folder), folder)
 
     def _try(self, attempt: Attempt, scratch: Path, reference: _Tried) -> _Tried | None:
         folder = scratch / f"{len(list(scratch.iterdir()))}"

@@ -47,9 +47,19 @@ class Reference:
     """A checkpoint's student ready for export, and torch's answers to the validation images; made once for all artifacts."""
 
     def __init__(
-        self, *, checkpoint: Checkpoint, folder: Path, student: Student, source: Source, threads: int, console: Console
+        self,
+        *,
+        checkpoint: Checkpoint,
+        folder: Path,
+        student: Student,
+        source: Source,
+        threads: int,
+        console: Console,
+        held_against: Exportable | None = None,
     ) -> None:
         """Load the weights from `folder`, strictly, and run the student over every validation image.
+
+        `held_against` is the float student that int8 must not lose to, if that is another one.
 
         Raises `IntegrityError` for weights that are not the record's or not finite, `UsageError` for those of another student,
         `DataError` for images without labels among this checkpoint's classes, `EvidenceError` for a student without answers.
@@ -66,6 +76,7 @@ class Reference:
             metadata=about(checkpoint),
             sample_BCHW=sample_for(checkpoint.input),
         )
+        self.held_against = held_against or self.exportable
         # Batches beside one another, each on one core: torch's own threads wait for each other and crawl on a busy machine.
         with _torch_threads(1):
             self.logits_NK = _answers(
@@ -120,6 +131,7 @@ def _written(
         backend=backend,
         settings=getattr(backend, "quantise", None) or Quantise(),
         exportable=reference.exportable,
+        held_against=reference.held_against,
         source=reference.source,
         threads=threads,
         folder=folder,

@@ -17,7 +17,7 @@ from edgekd.core.records import (
     LatencySummary,
     Measurement,
 )
-from edgekd.core.store import CHECKPOINT, RunFolder, checked_file, read_record
+from edgekd.core.store import CHECKPOINT, INT8, RunFolder, checked_file, read_record
 
 CURVE_POINTS = 400
 
@@ -43,8 +43,22 @@ def read_student(run: RunFolder, name: str = CHECKPOINT) -> Student:
     return Student(record=record, curve=_read_history(history), right=right)
 
 
-def read_artifacts(run: RunFolder, student: Checkpoint, names: Sequence[str] | None) -> tuple[Artifact, ...]:
-    """Read and check the named artifacts in that order, or all that are there; each must come from this student."""
+def read_int8(run: RunFolder, student: Checkpoint) -> Checkpoint | None:
+    """Read and check the student that was trained on for int8, if there is one; it must have begun as this student."""
+    path = run.checkpoint(INT8)
+    if not path.is_file():
+        return None
+    record = read_student(run, INT8).record
+    if record.from_.get("start") != student.digest():
+        raise EvidenceError(
+            f"{path}: was trained on from another student than the one in this folder",
+            mend=f"run `edgekd distill` again, or delete {path.parent} if it is no longer wanted",
+        )
+    return record
+
+
+def read_artifacts(run: RunFolder, students: Sequence[Checkpoint], names: Sequence[str] | None) -> tuple[Artifact, ...]:
+    """Read and check the named artifacts in that order, or all that are there; each must come from one of these students."""
     paths = run.artifacts() if names is None else [run.artifact(name) for name in names]
     found = []
     for path in paths:
@@ -56,7 +70,7 @@ def read_artifacts(run: RunFolder, student: Checkpoint, names: Sequence[str] | N
                 f"{path}: this record is of the artifact {record.name!r}, not of {path.parent.name!r}",
                 mend=f"delete {path.parent} and run `edgekd export {run.root}`",
             )
-        if record.from_.get("checkpoint") != student.digest():
+        if record.from_.get("checkpoint") not in {student.digest() for student in students}:
             raise EvidenceError(
                 f"{path}: was exported from another checkpoint than the one in this folder",
                 mend=f"run `edgekd export {run.root}` again, or delete {path.parent} if it is no longer wanted",

@@ -33,11 +33,14 @@ def make_report(*, recipe_name: str, run: RunFolder, artifacts: Sequence[str] | 
     """
     student = evidence.read_student(run)
     baseline = evidence.read_student(run, BASELINE) if run.checkpoint(BASELINE).is_file() else None
-    exported = evidence.read_artifacts(run, student.record, artifacts)
+    int8 = evidence.read_int8(run, student.record)
+    exported = evidence.read_artifacts(run, [student.record] if int8 is None else [student.record, int8], artifacts)
     measured = evidence.read_measurements(run, exported, only_these=artifacts is not None)
     from_ = {"checkpoint": student.record.digest()}
     if baseline is not None:
         from_["baseline"] = baseline.record.digest()
+    if int8 is not None:
+        from_["int8"] = int8.digest()
     from_ |= {f"artifacts/{record.name}": record.digest() for record in exported}
     from_ |= {f"measurements/{name}": record.digest() for name, record in measured.items()}
     return Report(
