@@ -59,20 +59,19 @@ def test_a_student_is_rounded_between_begin_and_end_and_as_before_afterwards() -
     student.eval()
     clean = student(image).detach()
     fake_quantise.begin(student)
+    felt = student(image).detach()
+    assert 0 < float((felt - clean).abs().max()) < 0.1 * float(clean.abs().max())
+    assert torch.equal(student(image), felt)  # ranges rest in evaluation
     student.train()
     student(image).sum().backward()
     assert all(p.grad is not None and bool(p.grad.any()) for n, p in student.named_parameters() if "original" in n)
-    student.zero_grad(set_to_none=True)
     for key, value in student.state_dict().items():  # batch norm has seen a batch: put its statistics back
         if "running" in key:
             value.copy_(before[key])
     student.eval()
-    felt = student(image).detach()
-    assert 0 < float((felt - clean).abs().max()) < 0.2 * float(clean.abs().max())
-    assert torch.equal(student(image), felt)  # ranges rest in evaluation
     fake_quantise.end(student)
     after = student.state_dict()
-    assert list(after) == list(before)
+    assert sorted(after) == sorted(before)
     for key, value in after.items():
         if "num_batches" not in key:
             assert torch.equal(value, before[key]), key
