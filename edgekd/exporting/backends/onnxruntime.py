@@ -11,6 +11,7 @@ from pydantic import Field
 from edgekd.core.contracts import Backend, Exportable, ExportedFiles
 from edgekd.core.errors import MachineError
 from edgekd.core.parts import need_packages
+from edgekd.exporting import inspect
 from edgekd.exporting.interface import INPUT, Batch, check_input
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ _MODEL = "model.onnx"
 _PROVIDERS = ["CPUExecutionProvider"]
 _ERRORS_ONLY = 3
 _COMPUTING = {"Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
+_COMPLAINTS = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented", "RuntimeException")
 _PRECISIONS = {1: "fp32", 10: "fp16", 16: "bf16"}  # TensorProto.DataType
 
 
@@ -41,12 +43,18 @@ class OnnxRuntime(Backend):
         if self.precision == "fp16":
             model = graph.half(model)
         (folder / _MODEL).write_bytes(graph.serialized(model))
+        inspect.written_here(folder / _MODEL)
         inputs, outputs = graph.interface(model)
         return ExportedFiles(files=(_MODEL,), inputs=inputs, outputs=outputs, opset=graph.opset_of(model))
+
+    def inspect(self, folder: Path, files: Sequence[str]) -> None:
+        """Read the file as untrusted input, unless this process has just written it."""
+        inspect.check(folder / files[0])
 
     def open(self, folder: Path, files: Sequence[str], *, threads: int) -> "_Session":
         """Load the file on the CPU provider and on no other."""
         need_packages(self)
+        self.inspect(folder, files)
         return _Session(folder / files[0], threads=threads)
 
 
@@ -78,7 +86,10 @@ class _Session:
         check_input(image_BCHW, self._shape)
         if self._session is None:
             raise RuntimeError("this session is closed")
-        answer_BK: np.ndarray[Any, Any] = self._session.run([self._output], {INPUT: image_BCHW})[0]
+        try:
+            answer_BK: np.ndarray[Any, Any] = self._session.run([self._output], {INPUT: image_BCHW})[0]
+        except _complaints() as error:
+            raise MachineError(f"{self._path}: {self.runtime} cannot run it: {str(error).splitlines()[0]}") from error
         return answer_BK
 
     def __enter__(self) -> Self:
@@ -90,7 +101,6 @@ class _Session:
 
 def _load(path: Path, *, threads: int, optimised: Path | None = None) -> Any:
     import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as native  # type: ignore[import-untyped]
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -99,8 +109,8 @@ def _load(path: Path, *, threads: int, optimised: Path | None = None) -> Any:
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=_PROVIDERS)
-    except (native.Fail, native.InvalidGraph, native.InvalidProtobuf, native.NoSuchFile, native.NotImplemented) as error:
+        session = onnxruntime.InferenceSession(path, options, providers=_PROVIDERS, enable_fallback=0)
+    except _complaints() as error:
         raise MachineError(
             f"{path}: onnxruntime {onnxruntime.__version__} cannot load it: {str(error).splitlines()[0]}",
             mend="export it again with this onnxruntime, or with an older `opset`",
@@ -108,6 +118,12 @@ def _load(path: Path, *, threads: int, optimised: Path | None = None) -> Any:
     if session.get_providers() != _PROVIDERS:
         raise MachineError(f"{path}: asked for {_PROVIDERS}, onnxruntime took {session.get_providers()}")
     return session
+
+
+def _complaints() -> tuple[type[Exception], ...]:
+    from onnxruntime.capi import onnxruntime_pybind11_state as native  # type: ignore[import-untyped]
+
+    return (RuntimeError, *(getattr(native, name) for name in _COMPLAINTS))
 
 
 def _executed_precision(path: Path) -> str:

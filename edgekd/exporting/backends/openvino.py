@@ -6,9 +6,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from edgekd.core.contracts import Backend, Exportable, ExportedFiles
-from edgekd.core.errors import MachineError
+from edgekd.core.errors import IntegrityError, MachineError
 from edgekd.core.parts import need_packages
 from edgekd.core.records import TensorSpec
+from edgekd.exporting import inspect
 from edgekd.exporting.interface import FREE_BATCH, Batch, check_input, properties
 
 if TYPE_CHECKING:
@@ -57,9 +58,18 @@ class OpenVino(Backend):
             opset=graph.opset_of(onnx_model),
         )
 
+    def inspect(self, folder: Path, files: Sequence[str]) -> None:
+        """Read an ONNX file as untrusted input; openvino would take one under any name, so anything else has to be its own."""
+        path = folder / files[0]
+        if path.suffix == inspect.SUFFIX:
+            inspect.check(path)
+        elif not inspect.is_xml(path):
+            raise IntegrityError(f"{path}: is not a graph that openvino wrote", mend="export it again")
+
     def open(self, folder: Path, files: Sequence[str], *, threads: int) -> "_Session":
         """Compile the graph for latency, one stream, with the precision pinned."""
         need_packages(self)
+        self.inspect(folder, files)
         return _Session(folder / files[0], precision=self.precision, threads=threads)
 
 
