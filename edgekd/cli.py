@@ -203,6 +203,65 @@ def backbone(
     _print_records([pipeline.backbone(run, out, formats=format_, tap=tap, command=_command(), console=_console(quiet))], json)
 
 
+@app.command("import-onnx")
+def import_onnx(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="A classifier that edgekd did not train.")],
+    data: Annotated[Path | None, typer.Option("--data", metavar="DIR", help="A folder of classes to judge it on.")] = None,
+    val: Val = None,
+    recipe: DataRecipe = None,
+    classes: Annotated[
+        Path | None, typer.Option("--classes", metavar="FILE", help="Its outputs' names, one a line (default: the folders').")
+    ] = None,
+    contract: Annotated[
+        Path | None, typer.Option("--contract", metavar="FILE", help="YAML: size, resize, crop, range, mean, std, ...")
+    ] = None,
+    licence: Annotated[str, typer.Option("--licence", help="Of its weights.")] = "unknown",
+    out: Out = None,
+    set_: Set = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Take up an ONNX classifier as a run.
+
+    The file is inspected before any runtime opens it, and judged as it came. Then export, bench, report and gate take the run
+    folder as they take any other.
+    """
+    from edgekd import importing, pipeline
+
+    images = importing.Images(data=data, val=val, recipe=recipe, classes=classes)
+    run, record = pipeline.import_onnx(
+        model,
+        images,
+        contract=contract,
+        out=out,
+        licence=licence,
+        assignments=set_ or (),
+        overwrite=overwrite,
+        command=_command(),
+        console=_console(quiet),
+    )
+    _print_records([record], json)
+    _print_lines(() if json else [f"next: edgekd export {run}"])
+
+
+@app.command("import-weights")
+def import_weights(
+    source: Annotated[Path, typer.Argument(metavar="FILE.pt", help="A torch checkpoint (.pt, .pth), a pickle.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="Where to write the weights.")],
+    key: Annotated[str | None, typer.Option("--key", help="Where in the file they are, e.g. state_dict.")] = None,
+    strip: Annotated[str, typer.Option("--strip", metavar="PREFIX", help="Take this off the names, e.g. module.")] = "",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+) -> None:
+    """Make safetensors of a torch checkpoint.
+
+    Only weights are read; a file that holds more is refused, because reading it could run code.
+    """
+    from edgekd import pipeline
+
+    _print_lines(pipeline.import_weights(source, target, key=key, strip=strip, overwrite=overwrite))
+
+
 @teachers.command()
 def rank(recipe: RecipeFile, quick: Quick = False, set_: Set = None, json: Json = False, quiet: Quiet = False) -> None:
     """Rank a recipe's teachers on your images.

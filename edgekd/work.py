@@ -12,7 +12,7 @@ from edgekd.core.console import Console, Progress
 from edgekd.core.errors import UsageError
 from edgekd.core.host import made_by, usable_cores
 from edgekd.core.plan import Train
-from edgekd.core.records import Artifact, Checkpoint, Measurement, Report, StartFacts, Verdict, licences_of_weights
+from edgekd.core.records import IMPORTED, Artifact, Checkpoint, Measurement, Report, StartFacts, Verdict, licences_of_weights
 from edgekd.core.store import (
     BASELINE,
     CHECKPOINT,
@@ -215,7 +215,7 @@ class Work:
         from edgekd.exporting import stage
 
         checkpoint = read_record(Checkpoint, self.folder.checkpoint())
-        source, student = self.source, self.loaded.student
+        source, student = self.source, self._student_of(checkpoint)
         threads = (self.recipe.bench.threads if self.recipe.bench else None) or usable_cores()
         reference = None
         made = []
@@ -251,6 +251,13 @@ class Work:
             made.append(artifact)
         self._forget("artifacts", {artifact.name for artifact in made})
         return tuple(made)
+
+    def _student_of(self, checkpoint: Checkpoint) -> contracts.Student:
+        if checkpoint.student.use != IMPORTED:
+            return self.loaded.student
+        from edgekd.exporting import adapting
+
+        return adapting.student_of(checkpoint)
 
     # ------------------------------------------------------------------------------------------------------------- bench
     def bench_all(self) -> tuple[Measurement, ...]:

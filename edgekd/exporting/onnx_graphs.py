@@ -93,13 +93,13 @@ class Model:
         if not 3 <= model.ir_version <= onnx.IR_VERSION:
             raise refused("model", f"is of IR version {model.ir_version}; read are 3 to {onnx.IR_VERSION}")
         domains = ["" if entry.domain in STANDARD else entry.domain for entry in model.opset_import]
-        if repeated := _repeated(domains):
+        if (repeated := _repeated(domains)) is not None:
             raise refused("model", f"imports the operators of {repeated!r} twice")
         if "" not in domains or any(not 1 <= entry.version <= 1000 for entry in model.opset_import):
             raise refused("model", "does not say which version of ONNX's operators it uses, or an impossible one")
         if len(model.training_info):
             raise refused("model", "holds training steps, which no deployed model has")
-        if repeated := _repeated(entry.key for entry in model.metadata_props):
+        if (repeated := _repeated(entry.key for entry in model.metadata_props)) is not None:
             raise refused("model", f"has the metadata {repeated!r} twice")
         if sum(len(entry.key) + len(entry.value) for entry in model.metadata_props) > MAX_METADATA_BYTES:
             raise refused("model", f"its metadata is longer than {MAX_METADATA_BYTES} characters")
@@ -118,7 +118,7 @@ class Model:
         for names, what in ((fed, "input"), (stored, "weight"), ([value.name for value in graph.output], "output")):
             if "" in names:
                 raise refused(where, f"an {what} without a name")
-            if repeated := _repeated(names):
+            if (repeated := _repeated(names)) is not None:
                 raise refused(where, f"two {what}s are called {repeated!r}")
         for tensor in graph.initializer:
             self._tensors.check(tensor, f"{where}: weight")
@@ -137,12 +137,12 @@ class Model:
     ) -> set[str]:
         self._count(len(nodes), where)
         made = [name for node in nodes for name in node.output if name]
-        if repeated := _repeated([*given, *made]):
+        if (repeated := _repeated([*given, *made])) is not None:
             raise refused(where, f"the value {repeated!r} is made twice")
         names = {*given, *made}
         if shadowed := next((name for name in sorted(names) if any(name in scope for scope in outer)), ""):
             raise refused(where, f"the value {shadowed!r} is called like one further out")
-        if repeated := _repeated(node.name for node in nodes if node.name):
+        if (repeated := _repeated(node.name for node in nodes if node.name)) is not None:
             raise refused(where, f"two operators are called {repeated!r}")
         used, needs = set[str](), list[set[str]]()
         for node in nodes:
@@ -151,7 +151,7 @@ class Model:
             wanted = {name for name in node.input if name}
             for attribute in node.attribute:
                 wanted |= self._check_attribute(attribute, here, depth=depth, outer=(*outer, names))
-            if repeated := _repeated(attribute.name for attribute in node.attribute):
+            if (repeated := _repeated(attribute.name for attribute in node.attribute)) is not None:
                 raise refused(here, f"has the attribute {repeated!r} twice")
             used |= {self._from_outer(name, outer, here) for name in wanted - names}
             needs.append(wanted & names)
@@ -226,7 +226,8 @@ class Model:
         where = f"function {function.name[:80]!r}"
         before = self._nodes
         self._calls, self._in_function = [], True
-        if repeated := _repeated([*function.input, *function.attribute, *(each.name for each in function.attribute_proto)]):
+        named = [*function.input, *function.attribute, *(each.name for each in function.attribute_proto)]
+        if (repeated := _repeated(named)) is not None:
             raise refused(where, f"has the input or attribute {repeated!r} twice")
         for attribute in function.attribute_proto:
             self._check_attribute(attribute, where, depth=0, outer=(set(),))
@@ -278,6 +279,6 @@ def _refuse_cycles(nodes: "Sequence[NodeProto]", needs: list[set[str]], given: s
         raise refused(where, f"operators wait for one another in a circle, {stuck.op_type[:80]} {stuck.name[:80]!r} among them")
 
 
-def _repeated(names: Iterable[str]) -> str:
-    """Return a name that is there twice, or ''."""
-    return next((name for name, count in Counter(names).items() if count > 1), "")
+def _repeated(names: Iterable[str]) -> str | None:
+    """Return a name that is there twice, or None."""
+    return next((name for name, count in Counter(names).items() if count > 1), None)

@@ -119,17 +119,20 @@ def special_file(folder: Path) -> Path:
 
 
 def nested(depth: int) -> ModelProto:
-    """Return a model of If inside of If; past protobuf's own limit it is written by hand."""
+    """Return a model of If inside of If, so many deep."""
     model = honest()
     model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
-    inner = helper.make_graph(
-        [helper.make_node("Identity", ["logits"], ["out0"])], "g", [], [helper.make_value_info("out0", logits_type())]
-    )
+    inner = branch("out0")
     for level in range(1, depth + 1):
-        chosen = helper.make_node("If", ["yes"], [f"out{level}"], then_branch=inner, else_branch=inner)
+        chosen = helper.make_node("If", ["yes"], [f"out{level}"], then_branch=inner, else_branch=branch(f"other{level}"))
         inner = helper.make_graph([chosen], "g", [], [helper.make_value_info(f"out{level}", logits_type())])
     model.graph.node.extend(inner.node)
     return model
+
+
+def branch(name: str) -> onnx.GraphProto:
+    copied = helper.make_node("Identity", ["logits"], [name])
+    return helper.make_graph([copied], "g", [], [helper.make_value_info(name, logits_type())])
 
 
 def logits_type() -> onnx.TypeProto:
@@ -137,14 +140,14 @@ def logits_type() -> onnx.TypeProto:
 
 
 def bottomless(folder: Path) -> Path:
-    """A message of 5,000 graphs inside of one another; each length is written by hand, as protobuf refuses to."""
+    """A message of 1,700 graphs inside of one another; each length is written by hand, as protobuf refuses to."""
     content = b""
-    for tag in (b"\x32", b"\x2a", b"\x0a") * 1700:  # attribute.g, node.attribute, graph.node
+    for tag in (b"\x32", b"\x2a", b"\x0a") * 1700 + (b"\x3a",):  # attribute.g, node.attribute, graph.node; model.graph
         size, length = len(content), b""
         while size >= 128:
             length, size = length + bytes([size & 127 | 128]), size >> 7
         content = tag + length + bytes([size]) + content
-    return saved(folder, honest(), tail=b"\x3a" + content[1:])
+    return saved(folder, honest(), tail=content)
 
 
 def function(name: str, *calls: str, domain: str = "mine") -> onnx.FunctionProto:
@@ -171,11 +174,11 @@ def set_dims(*dims: int) -> Callable[[Path], Path]:
     return weight(lambda tensor: (tensor.ClearField("dims"), tensor.dims.extend(dims)))
 
 
-def set_pads(*pads: int) -> Callable[[Path], Path]:
+def set_attribute(name: str, *values: int) -> Callable[[Path], Path]:
     def change(conv: NodeProto) -> None:
         for attribute in conv.attribute:
-            if attribute.name == "pads":
-                attribute.ints[:] = pads
+            if attribute.name == name:
+                attribute.ints[:] = values
 
     return node(change)
 
@@ -198,11 +201,10 @@ def cycle(model: ModelProto) -> None:
 
 def inside_cycle(model: ModelProto) -> None:
     """A graph inside of an operator uses what is made from that operator's own answer."""
-    branch = helper.make_graph(
-        [helper.make_node("Identity", ["after"], ["in"])], "g", [], [helper.make_value_info("in", logits_type())]
-    )
+    inner = branch("in")
+    inner.node[0].input[0] = "after"
     model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
-    model.graph.node.append(helper.make_node("If", ["yes"], ["chosen"], then_branch=branch, else_branch=branch))
+    model.graph.node.append(helper.make_node("If", ["yes"], ["chosen"], then_branch=inner, else_branch=inner))
     model.graph.node.append(helper.make_node("Relu", ["chosen"], ["after"]))
 
 
@@ -301,8 +303,8 @@ ATTACKS: dict[str, tuple[Callable[[Path], Path], str]] = {
         with_node("Constant", [], ["x"], value=TensorProto(dims=[1], data_type=FLOAT, data_location=TensorProto.EXTERNAL)),
         "external data",
     ),
-    "stride-zero": (node(lambda n: n.attribute[0].ints.__setitem__(0, 0)), "impossible value"),
-    "pad-gigantic": (set_pads(1 << 40, 0, 0, 0), "impossible value"),
+    "stride-zero": (set_attribute("strides", 0, 0), "impossible value"),
+    "pad-gigantic": (set_attribute("pads", 1 << 40, 0, 0, 0), "impossible value"),
     # graphs
     "cycle": (changed(cycle), "circle"),
     "cycle-through-a-graph-inside": (changed(inside_cycle), "circle"),
@@ -583,7 +585,7 @@ def test_any_damage_is_refused_or_the_model_still_loads(
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.binary(max_size=200))
+@given(content=st.binary(max_size=200))
 def test_any_bytes_are_refused(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No random file is a model."""
     with pytest.raises(IntegrityError):

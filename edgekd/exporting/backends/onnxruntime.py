@@ -29,17 +29,21 @@ class OnnxRuntime(Backend):
     """ONNX Runtime on the CPU: one self-contained .onnx file that most other runtimes can read too."""
 
     requires = ("onnxruntime",)
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16")
-    precision: Literal["fp32", "fp16"] = "fp32"
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "original")
+    precision: Literal["fp32", "fp16", "original"] = "fp32"
     batch: Batch = "dynamic"
     opset: Annotated[int, Field(ge=11, le=24)] = 18
 
     def export(self, exportable: Exportable, folder: Path) -> ExportedFiles:
-        """Write one ONNX file; fp16 stores and computes in float16 and keeps float32 input and output."""
+        """Write one ONNX file; fp16 stores and computes in float16 and keeps float32 input and output.
+
+        `original` leaves an imported model as it came, whatever it computes in.
+        """
         need_packages(self)
         from edgekd.exporting import graph
 
         model = graph.to_onnx(exportable, opset=self.opset, batch=self.batch)
+        graph.check_precision(exportable, model, self.precision)
         if self.precision == "fp16":
             model = graph.half(model)
         (folder / _MODEL).write_bytes(graph.serialized(model))
@@ -88,7 +92,7 @@ class _Session:
             raise RuntimeError("this session is closed")
         try:
             answer_BK: np.ndarray[Any, Any] = self._session.run([self._output], {INPUT: image_BCHW})[0]
-        except _complaints() as error:
+        except complaints() as error:
             raise MachineError(f"{self._path}: {self.runtime} cannot run it: {str(error).splitlines()[0]}") from error
         return answer_BK
 
@@ -110,7 +114,7 @@ def _load(path: Path, *, threads: int, optimised: Path | None = None) -> Any:
         options.optimized_model_filepath = str(optimised)
     try:
         session = onnxruntime.InferenceSession(path, options, providers=_PROVIDERS, enable_fallback=0)
-    except _complaints() as error:
+    except complaints() as error:
         raise MachineError(
             f"{path}: onnxruntime {onnxruntime.__version__} cannot load it: {str(error).splitlines()[0]}",
             mend="export it again with this onnxruntime, or with an older `opset`",
@@ -120,7 +124,14 @@ def _load(path: Path, *, threads: int, optimised: Path | None = None) -> Any:
     return session
 
 
-def _complaints() -> tuple[type[Exception], ...]:
+def load_session(path: Path, *, threads: int) -> Any:
+    """Return onnxruntime's own session of a file, for models with other inputs and outputs than the house's."""
+    inspect.check(path)
+    return _load(path, threads=threads)
+
+
+def complaints() -> tuple[type[Exception], ...]:
+    """Return what onnxruntime raises when it cannot load or run a model; its errors have no class in common."""
     from onnxruntime.capi import onnxruntime_pybind11_state as native  # type: ignore[import-untyped]
 
     return (RuntimeError, *(getattr(native, name) for name in _COMPLAINTS))

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from edgekd.core.contracts import Backend, Exportable, ExportedFiles
-from edgekd.core.errors import IntegrityError, MachineError
+from edgekd.core.errors import IntegrityError, MachineError, UsageError
 from edgekd.core.parts import need_packages
 from edgekd.core.records import TensorSpec
 from edgekd.exporting import inspect
@@ -43,7 +43,11 @@ class OpenVino(Backend):
         from edgekd.exporting import graph
 
         onnx_model = graph.to_onnx(exportable, batch=self.batch)
-        model = openvino.Core().read_model(graph.serialized(onnx_model))
+        graph.check_precision(exportable, onnx_model, self.precision)
+        try:
+            model = openvino.Core().read_model(graph.serialized(onnx_model))
+        except RuntimeError as error:
+            raise UsageError(f"openvino {openvino.__version__} cannot read this model: {_reason(error)}") from error
         _name_by_position(model)
         for key, value in properties(exportable).items():
             model.set_rt_info(value, ["edgekd", key])
