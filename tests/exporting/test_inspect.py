@@ -1,7 +1,8 @@
 """What an ONNX file can try before any runtime sees it, and what honest files look like."""
 
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, external_data_helper, helper, numpy_helper
 
+from edgekd.cli import main
 from edgekd.core.errors import EdgekdError, IntegrityError, UsageError
 from edgekd.exporting import inspect, onnx_graphs, onnx_tensors
 from edgekd.exporting.backends.onnxruntime import OnnxRuntime
@@ -323,7 +325,7 @@ ATTACKS: dict[str, tuple[Callable[[Path], Path], str]] = {
         "further out",
     ),
     "too-many-operators": (
-        changed(lambda m: m.graph.node.extend(helper.make_node("Relu", ["map"], [f"r{i}"]) for i in range(50_001))),
+        changed(lambda m: m.graph.node.extend([helper.make_node("Relu", ["map"], ["r"])] * 50_001)),
         "more than 50000 operators",
     ),
     "empty-graph": (changed(lambda m: m.graph.ClearField("node")), "holds no graph"),
@@ -372,15 +374,32 @@ ATTACKS: dict[str, tuple[Callable[[Path], Path], str]] = {
 }
 
 
+@pytest.fixture
+def _own_signals() -> Iterator[None]:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_own_signals")
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_a_hostile_file_is_refused_for_what_it_tries(attack: str, tmp_path: Path) -> None:
-    """Exit code 5; the reason is the attack, not some other defect of the crafted file."""
+def test_a_hostile_file_is_refused_for_what_it_tries(
+    attack: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the function and by the command, which exits with 5; the reason is the attack, not another defect of the file."""
     build, reason = ATTACKS[attack]
     path = build(tmp_path)
     with pytest.raises(IntegrityError, match=reason) as caught:
         inspect.read(path)
-    assert caught.value.exit_code == 5
-    assert str(path) in str(caught.value)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(["import-onnx", str(path), "--data", "nowhere"])
+    told = capsys.readouterr().err
+    assert (stopped.value.code, caught.value.exit_code) == (5, 5)
+    assert told.startswith(f"error: {path}: ")
+    assert "Traceback" not in told
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("backend", [OnnxRuntime(), OpenVino()], ids=["onnxruntime", "openvino"])
