@@ -323,9 +323,9 @@ def _begin(
 
 @contextmanager
 def _resume(run: Path, *, command: Sequence[str] | None, console: Console | None) -> Iterator[Work]:
-    if run.suffix == ".onnx" and run.is_file():
+    if run.suffix == ".onnx":
         raise UsageError(
-            f"{run}: is a model, not a run folder", mend=f"edgekd import-onnx {run} --data DIR --out RUN, then this with RUN"
+            f"{run}: is a model, not a run folder", mend="make one of it: edgekd import-onnx MODEL.onnx --data DIR"
         )
     if not (run / MARKER).is_file():
         raise UsageError(f"{run}: is not a run folder of edgekd", mend="make one with `edgekd run RECIPE --out DIR`")
