@@ -129,7 +129,7 @@ def _kept_classes(classes: Path | None, root: Path) -> Path | None:
 def _recipe(name: str, student: dict[str, Any], data: dict[str, Any], sound: "Sound", assignments: Sequence[str]) -> Loaded:
     from edgekd.exporting import graph
 
-    precision = "original" if graph.is_quantised(sound.model) else "fp32"
+    precision = "original" if graph.has_own_precision(sound.model) else "fp32"
     whole = {
         "name": name,
         "about": f"{student['file']}, imported: exported, measured and judged, not trained",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 DEFAULT_OPSET = 18
 _OLDEST_OF_DYNAMO = 18  # asked for less, torch's newer exporter writes 18 without saying so
+_HALVES = (10, 16)  # TensorProto.DataType: float16, bfloat16
 _CHATTER = (
     (FutureWarning, r"`isinstance\(treespec, LeafSpec\)` is deprecated"),
     (DeprecationWarning, "You are using the legacy TorchScript-based ONNX export"),

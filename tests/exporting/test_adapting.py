@@ -178,7 +178,9 @@ def test_half_precision_goes_in_and_float32_comes_out(tmp_path: Path) -> None:
     """The images are rounded to float16 once, at the model's own door."""
     model = classifier(dtype=TensorProto.FLOAT16)
     given = exportable(model, {}, tmp_path)
-    written = OnnxRuntime().export(given, tmp_path)
+    with pytest.raises(UsageError, match="halved already"):
+        OnnxRuntime().export(given, tmp_path)
+    written = OnnxRuntime(precision="original").export(given, tmp_path)
     assert written.outputs[0].dtype == "float32"
     with OnnxRuntime().open(tmp_path, written.files, threads=1) as session:
         found_BK = session.run(IMAGE_BCHW)
@@ -235,9 +237,9 @@ def test_a_quantised_model_keeps_its_own_precision(tmp_path: Path) -> None:
     del quantised.graph.node[:]
     quantised.graph.node.extend([there, back, *nodes])
     given = exportable(quantised, {}, tmp_path)
-    assert graph.is_quantised(quantised)
+    assert graph.has_own_precision(quantised)
     for backend in (OnnxRuntime(), OnnxRuntime(precision="fp16"), OpenVino()):
-        with pytest.raises(UsageError, match="quantised already"):
+        with pytest.raises(UsageError, match="halved already"):
             backend.export(given, tmp_path)
     assert OnnxRuntime(precision="original").export(given, tmp_path).files
     with pytest.raises(UsageError, match="for imported models"):

@@ -19,7 +19,7 @@ from edgekd.distilling.splits import listed
 
 
 class Relabelled(Source):
-    """Another source's images under a model's classes: ten folders judged among a model's thousand answers.
+    """Another source's images under a model's own classes: ten folders among a thousand answers.
 
     `classes` is a text file with one class a line, in the order of the model's outputs. A line may hold several names between
     tabs, as in `index, wnid, name`; a class of `source` is found by any of them that no other line has.

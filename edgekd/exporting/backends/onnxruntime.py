@@ -26,19 +26,19 @@ _PRECISIONS = {1: "fp32", 10: "fp16", 16: "bf16"}  # TensorProto.DataType
 
 
 class OnnxRuntime(Backend):
-    """ONNX Runtime on the CPU: one self-contained .onnx file that most other runtimes can read too."""
+    """ONNX Runtime on the CPU: one self-contained .onnx file that most other runtimes can read too.
+
+    `precision: original` is for imported models that are quantised or halved already: they stay as they came.
+    """
 
     requires = ("onnxruntime",)
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "original")
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16")
     precision: Literal["fp32", "fp16", "original"] = "fp32"
     batch: Batch = "dynamic"
     opset: Annotated[int, Field(ge=11, le=24)] = 18
 
     def export(self, exportable: Exportable, folder: Path) -> ExportedFiles:
-        """Write one ONNX file; fp16 stores and computes in float16 and keeps float32 input and output.
-
-        `original` leaves an imported model as it came, whatever it computes in.
-        """
+        """Write one ONNX file; fp16 stores and computes in float16 and keeps float32 input and output."""
         need_packages(self)
         from edgekd.exporting import graph
 
