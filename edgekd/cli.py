@@ -37,6 +37,18 @@ Val = Annotated[Path | None, typer.Option("--val", metavar="DIR", help="The vali
 ValFraction = Annotated[float | None, typer.Option("--val-fraction", help="Share of --data to validate on (0.2).")]
 DataRecipe = Annotated[Path | None, typer.Option("--recipe", metavar="FILE", help="Use the images of this recipe.")]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, made by `edgekd run`.")]
+RunOrModel = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run folder; or MODEL.onnx, with --data: it is imported into one first.")
+]
+Judged = Annotated[
+    Path | None, typer.Option("--data", metavar="DIR", help="With MODEL.onnx: a folder of classes to judge it on.")
+]
+Classes = Annotated[
+    Path | None, typer.Option("--classes", metavar="FILE", help="Its outputs' names, one a line (default: the folders').")
+]
+ContractFile = Annotated[
+    Path | None, typer.Option("--contract", metavar="FILE", help="What it is fed, YAML: size, resize, crop, mean, std, ...")
+]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Run folder (default: runs/<recipe's name>).")]
 Quick = Annotated[bool, typer.Option("--quick", help="Use the recipe's small laptop version.")]
 Set = Annotated[
@@ -203,6 +215,61 @@ def backbone(
     _print_records([pipeline.backbone(run, out, formats=format_, tap=tap, command=_command(), console=_console(quiet))], json)
 
 
+@app.command("import-onnx")
+def import_onnx(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="A classifier that edgekd did not train.")],
+    data: Annotated[Path | None, typer.Option("--data", metavar="DIR", help="A folder of classes to judge it on.")] = None,
+    val: Val = None,
+    recipe: DataRecipe = None,
+    classes: Classes = None,
+    contract: ContractFile = None,
+    licence: Annotated[str, typer.Option("--licence", help="Of its weights.")] = "unknown",
+    out: Out = None,
+    set_: Set = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Take up an ONNX classifier as a run.
+
+    The file is inspected before any runtime opens it, and judged as it came. Then export, bench, report and gate take the run
+    folder as they take any other.
+    """
+    from edgekd import importing, pipeline
+
+    images = importing.Images(data=data, val=val, recipe=recipe, classes=classes)
+    run, record = pipeline.import_onnx(
+        model,
+        images,
+        contract=contract,
+        out=out,
+        licence=licence,
+        assignments=set_ or (),
+        overwrite=overwrite,
+        command=_command(),
+        console=_console(quiet),
+    )
+    _print_records([record], json)
+    _print_lines(() if json else [f"next: edgekd export {run}"])
+
+
+@app.command("import-weights")
+def import_weights(
+    source: Annotated[Path, typer.Argument(metavar="FILE.pt", help="A torch checkpoint (.pt, .pth), a pickle.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="Where to write the weights.")],
+    key: Annotated[str | None, typer.Option("--key", help="Where in the file they are, e.g. state_dict.")] = None,
+    strip: Annotated[str, typer.Option("--strip", metavar="PREFIX", help="Take this off the names, e.g. module.")] = "",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+) -> None:
+    """Make safetensors of a torch checkpoint.
+
+    Only weights are read; a file that holds more is refused, because reading it could run code.
+    """
+    from edgekd import pipeline
+
+    _print_lines(pipeline.import_weights(source, target, key=key, strip=strip, overwrite=overwrite))
+
+
 @teachers.command()
 def rank(recipe: RecipeFile, quick: Quick = False, set_: Set = None, json: Json = False, quiet: Quiet = False) -> None:
     """Rank a recipe's teachers on your images.
@@ -245,7 +312,16 @@ def pilot(
 
 
 @app.command()
-def export(run: RunDir, json: Json = False, quiet: Quiet = False) -> None:
+def export(
+    run: RunOrModel,
+    data: Judged = None,
+    classes: Classes = None,
+    contract: ContractFile = None,
+    out: Out = None,
+    set_: Set = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
     """Export a run's student, and check each artifact.
 
     Parity and accuracy are found on the validation images, through each runtime. Exits with 1 if an int8 artifact drops too
@@ -253,6 +329,7 @@ def export(run: RunDir, json: Json = False, quiet: Quiet = False) -> None:
     """
     from edgekd import pipeline
 
+    run = _imported(run, data=data, classes=classes, contract=contract, out=out, set_=set_, quiet=quiet)
     artifacts = pipeline.export(run, command=_command(), console=_console(quiet))
     _print_records(artifacts, json)
     refused = [(one.name, one.quantisation.refused) for one in artifacts if one.quantisation and one.quantisation.refused]
@@ -263,10 +340,23 @@ def export(run: RunDir, json: Json = False, quiet: Quiet = False) -> None:
 
 
 @app.command()
-def bench(run: RunDir, json: Json = False, quiet: Quiet = False) -> None:
+def bench(
+    run: RunOrModel,
+    data: Judged = None,
+    classes: Classes = None,
+    contract: ContractFile = None,
+    out: Out = None,
+    set_: Set = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
     """Measure the latency of a run's artifacts."""
     from edgekd import pipeline
 
+    if run.suffix == ".onnx":
+        run = _imported(run, data=data, classes=classes, contract=contract, out=out, set_=set_, quiet=quiet)
+        exported = pipeline.export(run, command=_command(), console=_console(quiet))
+        _print_records(() if json else exported, as_json=False)
     _print_records(pipeline.bench(run, command=_command(), console=_console(quiet)), json)
 
 
@@ -381,6 +471,29 @@ def _console(quiet: bool) -> "Console":
     from edgekd.core.console import Console
 
     return Console(quiet=quiet)
+
+
+def _imported(
+    run: Path,
+    *,
+    data: Path | None,
+    classes: Path | None,
+    contract: Path | None,
+    out: Path | None,
+    set_: list[str] | None,
+    quiet: bool,
+) -> Path:
+    """Return the run folder of a model that was given in a run's place, importing it first; a run folder as it is."""
+    if run.suffix != ".onnx":
+        if any(option is not None for option in (data, classes, contract, out, set_)):
+            raise UsageError("--data, --classes, --contract, --out and --set belong to a MODEL.onnx")
+        return run
+    from edgekd import importing, pipeline
+
+    images = importing.Images(data=data, classes=classes)
+    return pipeline.import_onnx(
+        run, images, contract=contract, out=out, assignments=set_ or (), command=_command(), console=_console(quiet)
+    )[0]
 
 
 def _command() -> list[str]:

@@ -10,7 +10,7 @@ from statistics import mean, stdev
 from edgekd.core import parts
 from edgekd.core.errors import IntegrityError, UsageError
 from edgekd.core.host import device_facts, usable_cores
-from edgekd.core.records import Artifact, Checkpoint, FileRef, Measurement, Record, Report, Verdict
+from edgekd.core.records import IMPORTED, Artifact, Checkpoint, FileRef, Measurement, Record, Report, Verdict
 from edgekd.core.side_records import RECORDS, BackboneFiles, PilotResult, Probes, TeacherRanking
 from edgekd.core.stats import percentile, wilson
 from edgekd.core.store import BASELINE, CHECKPOINT, INT8, START, RunFolder, checked_file, read_record
@@ -181,7 +181,9 @@ def _checkpoint(record: Checkpoint) -> list[str]:
     return [
         f"{record.name}: {record.student_name}, {record.parameters / 1e6:.2f} M parameters, method {record.method.use}",
         f"top-1 {record.accuracy.top1:.1%} on {record.accuracy.images} validation images",
-        (
+        "not trained here"
+        if record.student.use == IMPORTED
+        else (
             f"{record.training.images_seen} images seen in {record.training.seconds:.0f} s,"
             f" {record.data.labelled_images} labelled of {record.data.train_images}"
         ),

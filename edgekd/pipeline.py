@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgekd import finetuning
+from edgekd import finetuning, importing
 from edgekd.core import contracts, parts
 from edgekd.core.console import Console
 from edgekd.core.errors import DataError, EvidenceError, UsageError
@@ -25,6 +25,7 @@ from edgekd.core.store import (
     write_text,
 )
 from edgekd.finetuning import Labelled, Tuning
+from edgekd.importing import UNKNOWN, Images
 from edgekd.recipe import Loaded, load_budgets, load_recipe
 from edgekd.work import Work
 
@@ -216,6 +217,41 @@ def pilot(
         return result
 
 
+def import_onnx(
+    model: Path,
+    images: Images,
+    *,
+    contract: Path | None = None,
+    out: Path | None = None,
+    licence: str = UNKNOWN,
+    assignments: Sequence[str] = (),
+    overwrite: bool = False,
+    command: Sequence[str] | None = None,
+    console: Console | None = None,
+) -> tuple[Path, Checkpoint]:
+    """Take up an ONNX classifier that edgekd did not train; return the run folder, which is one like any other."""
+    return importing.take_up(
+        model,
+        images,
+        contract=contract,
+        out=out,
+        licence=licence,
+        assignments=assignments,
+        overwrite=overwrite,
+        command=command,
+        console=console,
+    )
+
+
+def import_weights(
+    source: Path, target: Path, *, key: str | None = None, strip: str = "", overwrite: bool = False
+) -> list[str]:
+    """Read the weights of a foreign torch checkpoint, and nothing else of it, and write them as safetensors."""
+    from edgekd.distilling import foreign_weights
+
+    return foreign_weights.convert(source, target, key=key, strip=strip, overwrite=overwrite)
+
+
 def export(run: Path, *, command: Sequence[str] | None = None, console: Console | None = None) -> tuple[Artifact, ...]:
     """Export the student of a run to every backend of its recipe."""
     with _resume(run, command=command, console=console) as work:
@@ -287,6 +323,10 @@ def _begin(
 
 @contextmanager
 def _resume(run: Path, *, command: Sequence[str] | None, console: Console | None) -> Iterator[Work]:
+    if run.suffix == ".onnx":
+        raise UsageError(
+            f"{run}: is a model, not a run folder", mend="make one of it: edgekd import-onnx MODEL.onnx --data DIR"
+        )
     if not (run / MARKER).is_file():
         raise UsageError(f"{run}: is not a run folder of edgekd", mend="make one with `edgekd run RECIPE --out DIR`")
     with locked(run):

@@ -13,7 +13,7 @@ from edgekd.core.config import Document, FilePath, frozen, read_yaml, validate
 from edgekd.core.errors import UsageError
 from edgekd.core.parts import Part, PartRef
 from edgekd.core.plan import Cache, Duration, Positive, Section, Train
-from edgekd.core.records import digest_of
+from edgekd.core.records import IMPORTED, digest_of
 from edgekd.core.strict_yaml import KeyPath
 
 
@@ -165,7 +165,12 @@ class Loaded:
 
     @property
     def student(self) -> contracts.Student:
-        """Return the student."""
+        """Return the student; raise `UsageError` for an imported model, which is none."""
+        if self.recipe.student.use == IMPORTED:
+            raise UsageError(
+                f"{self.document.path}: is about an imported ONNX model, which cannot be trained",
+                mend="edgekd export RUN, edgekd bench RUN and edgekd report RUN take it",
+            )
         return cast(contracts.Student, self.part("student", self.recipe.student, ("student",)))
 
     @property

@@ -12,7 +12,7 @@ from edgekd.core.console import Console, Progress
 from edgekd.core.errors import UsageError
 from edgekd.core.host import made_by, usable_cores
 from edgekd.core.plan import Train
-from edgekd.core.records import Artifact, Checkpoint, Measurement, Report, StartFacts, Verdict, licences_of_weights
+from edgekd.core.records import IMPORTED, Artifact, Checkpoint, Measurement, Report, StartFacts, Verdict, licences_of_weights
 from edgekd.core.store import (
     BASELINE,
     CHECKPOINT,
@@ -264,16 +264,24 @@ class Work:
 
         if name not in known:
             path = self.folder.checkpoint(name)
+            checkpoint = read_record(Checkpoint, path)
             known[name] = stage.Reference(
-                checkpoint=read_record(Checkpoint, path),
+                checkpoint=checkpoint,
                 folder=path.parent,
-                student=self.loaded.student,
+                student=self._student_of(checkpoint),
                 source=self.source,
                 threads=threads,
                 console=self.console,
                 held_against=self._reference(CHECKPOINT, known, threads).exportable if name != CHECKPOINT else None,
             )
         return known[name]
+
+    def _student_of(self, checkpoint: Checkpoint) -> contracts.Student:
+        if checkpoint.student.use != IMPORTED:
+            return self.loaded.student
+        from edgekd.exporting import adapting
+
+        return adapting.student_of(checkpoint)
 
     # ------------------------------------------------------------------------------------------------------------- bench
     def bench_all(self) -> tuple[Measurement, ...]:

@@ -25,8 +25,9 @@ ARROWS: dict[str, set[str]] = {
     "work": {"core", "recipe", *ROOMS},
     "pilot": {"core", "recipe", "work", *ROOMS},
     "finetuning": {"core", "recipe", "work", *ROOMS},
-    "pipeline": {"", "core", "recipe", "work", "pilot", "finetuning", *ROOMS},
-    "cli": {"", "core", "recipe", "inspection", "pipeline", "pilot", "finetuning"},
+    "importing": {"core", "recipe", "work", *ROOMS},
+    "pipeline": {"", "core", "recipe", "work", "pilot", "finetuning", "importing", *ROOMS},
+    "cli": {"", "core", "recipe", "inspection", "pipeline", "pilot", "finetuning", "importing"},
 }
 VERSION = "edgekd.__version__"  # the one name that everybody may take from the top
 # A CI box without torch can do all of this; core may name torch's types, for type checkers only.
@@ -102,7 +103,8 @@ def forbidden_calls(source: str, *, may_print: bool = False) -> list[str]:
             name = ast.unparse(node.func)
             options = {f"{keyword.arg}={ast.unparse(keyword.value)}" for keyword in node.keywords}
             unpickles = name in SAFE_ONLY_WITH and SAFE_ONLY_WITH[name] not in options
-            if name in NEVER or unpickles or (name == "print" and not may_print):
+            unpacks = name.rpartition(".")[2] == "extractall" or name.startswith("torch.hub.")
+            if name in NEVER or unpickles or unpacks or (name == "print" and not may_print):
                 found.append(f"{node.lineno}: {name}")
         if isinstance(node, ast.ExceptHandler) and (node.type is None or ast.unparse(node.type) == "Exception"):
             found.append(f"{node.lineno}: catches everything")
@@ -225,6 +227,8 @@ def test_a_package_counts_its_dots_from_itself() -> None:
         "try:\n    f()\nexcept Exception:\n    pass",
         "try:\n    f()\nexcept:\n    pass",
         "os.system('ls')",
+        "tar.extractall('.')",
+        "torch.hub.load('a/b', 'c')",
     ],
 )
 def test_what_nobody_may_do_is_found(source: str) -> None:

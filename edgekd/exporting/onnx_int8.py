@@ -16,7 +16,7 @@ import numpy as np
 
 from edgekd.core.contracts import Attempt, Calibration, ExportedFiles
 from edgekd.core.errors import UsageError
-from edgekd.exporting import graph
+from edgekd.exporting import graph, inspect
 from edgekd.exporting.activations import CALIBRATORS, Seen, observe
 from edgekd.exporting.interface import INPUT
 
@@ -115,6 +115,7 @@ class OnnxQuantiser:
             model = graph.stripped(self.quantised(scheme))
             onnx.helper.set_model_props(model, self._properties)
             (folder / _MODEL).write_bytes(graph.serialized(model))
+            inspect.written_here(folder / _MODEL)
             inputs, outputs = graph.interface(model)
             return ExportedFiles(files=(_MODEL,), inputs=inputs, outputs=outputs, opset=graph.opset_of(model))
 

@@ -77,11 +77,7 @@ class Reference:
             sample_BCHW=sample_for(checkpoint.input),
         )
         self.held_against = held_against or self.exportable
-        # Batches beside one another, each on one core: torch's own threads wait for each other and crawl on a busy machine.
-        with _torch_threads(1):
-            self.logits_NK = _answers(
-                _eager(module), self.images, checkpoint.input, batch=_BATCH, label="torch", console=console, workers=threads
-            )
+        self.logits_NK = eager_answers(module, self.images, checkpoint.input, label="torch", console=console, workers=threads)
         broken_N = ~parity.finite(self.logits_NK)
         if broken_N.any():
             raise EvidenceError(
@@ -194,6 +190,15 @@ def load_student(checkpoint: Checkpoint, folder: Path, student: Student) -> "nn.
             mend="train it again with a lower learning rate",
         )
     return module
+
+
+def eager_answers(
+    module: "nn.Module", images: ImageSet, contract: InputContract, *, label: str, console: Console, workers: int = 1
+) -> "Logits":
+    """Return a student's own logits_NK of all images in order, `workers` batches beside one another."""
+    # Each batch on one core: torch's own threads wait for each other and crawl on a busy machine.
+    with _torch_threads(1):
+        return _answers(_eager(module), images, contract, batch=_BATCH, label=label, console=console, workers=workers)
 
 
 def _eager(module: Any) -> "Callable[[Logits], Logits]":

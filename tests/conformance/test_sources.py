@@ -76,7 +76,10 @@ def npz(root: Path) -> dict[str, object]:
 
 
 CASES: dict[str, Callable[[Path], dict[str, object]]] = {"folder": folder, "npz": npz, "webdataset": webdataset}
-COMPOSED = {"adaptation"}  # made of other sources and with other options: kept to its promises by a test file of its own
+COMPOSED = {
+    "adaptation",
+    "relabelled",
+}  # made of other sources and with other options: kept to its promises by a test file of its own
 
 
 def test_every_source_has_a_case():

@@ -12,6 +12,7 @@ from edgekd.core.contracts import Backend, Calibration, Exportable, ExportedFile
 from edgekd.core.errors import MachineError
 from edgekd.core.parts import need_packages
 from edgekd.core.plan import Quantise
+from edgekd.exporting import inspect
 from edgekd.exporting.interface import INPUT, Batch, check_input, refuse_int8
 
 if TYPE_CHECKING:
@@ -24,14 +25,18 @@ _ERRORS_ONLY = 3
 _WEIGHTS_AT = dict.fromkeys(("Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"), 1)
 _WEIGHTS_AT |= dict.fromkeys(("QLinearConv", "QLinearMatMul", "QGemm"), 3) | dict.fromkeys(("MatMulIntegerToFloat",), 1)
 _PRECISIONS = {1: "fp32", 2: "int8", 3: "int8", 10: "fp16", 16: "bf16"}  # TensorProto.DataType
+_COMPLAINTS = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented", "RuntimeException")
 
 
 class OnnxRuntime(Backend):
-    """ONNX Runtime on the CPU: one self-contained .onnx file that most other runtimes can read too."""
+    """ONNX Runtime on the CPU: one self-contained .onnx file that most other runtimes can read too.
+
+    `precision: original` is for imported models that are quantised or halved already: they stay as they came.
+    """
 
     requires = ("onnxruntime",)
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "int8")
-    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    precision: Literal["fp32", "fp16", "int8", "original"] = "fp32"
     quantise: Quantise | None = None
     batch: Batch = "dynamic"
     opset: Annotated[int, Field(ge=11, le=24)] = 18
@@ -43,9 +48,11 @@ class OnnxRuntime(Backend):
         from edgekd.exporting import graph
 
         model = graph.to_onnx(exportable, opset=self.opset, batch=self.batch)
+        graph.check_precision(exportable, model, self.precision)
         if self.precision == "fp16":
             model = graph.half(model)
         (folder / _MODEL).write_bytes(graph.serialized(model))
+        inspect.written_here(folder / _MODEL)
         inputs, outputs = graph.interface(model)
         return ExportedFiles(files=(_MODEL,), inputs=inputs, outputs=outputs, opset=graph.opset_of(model))
 
@@ -56,11 +63,17 @@ class OnnxRuntime(Backend):
         from edgekd.exporting.onnx_int8 import OnnxQuantiser
 
         model = graph.to_onnx(exportable, opset=self.opset, batch=self.batch)
+        graph.check_precision(exportable, model, self.precision)
         return OnnxQuantiser(model, calibration, keep_float=(self.quantise or Quantise()).keep_float)
+
+    def inspect(self, folder: Path, files: Sequence[str]) -> None:
+        """Read the file as untrusted input, unless this process has just written it."""
+        inspect.check(folder / files[0])
 
     def open(self, folder: Path, files: Sequence[str], *, threads: int) -> "_Session":
         """Load the file on the CPU provider and on no other."""
         need_packages(self)
+        self.inspect(folder, files)
         return _Session(folder / files[0], threads=threads)
 
 
@@ -92,7 +105,10 @@ class _Session:
         check_input(image_BCHW, self._shape)
         if self._session is None:
             raise RuntimeError("this session is closed")
-        answer_BK: np.ndarray[Any, Any] = self._session.run([self._output], {INPUT: image_BCHW})[0]
+        try:
+            answer_BK: np.ndarray[Any, Any] = self._session.run([self._output], {INPUT: image_BCHW})[0]
+        except complaints() as error:
+            raise MachineError(f"{self._path}: {self.runtime} cannot run it: {str(error).splitlines()[0]}") from error
         return answer_BK
 
     def __enter__(self) -> Self:
@@ -104,7 +120,6 @@ class _Session:
 
 def _load(path: Path, *, threads: int, optimised: Path | None = None) -> Any:
     import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as native  # type: ignore[import-untyped]
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -113,8 +128,8 @@ def _load(path: Path, *, threads: int, optimised: Path | None = None) -> Any:
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=_PROVIDERS)
-    except (native.Fail, native.InvalidGraph, native.InvalidProtobuf, native.NoSuchFile, native.NotImplemented) as error:
+        session = onnxruntime.InferenceSession(path, options, providers=_PROVIDERS, enable_fallback=0)
+    except complaints() as error:
         raise MachineError(
             f"{path}: onnxruntime {onnxruntime.__version__} cannot load it: {str(error).splitlines()[0]}",
             mend="export it again with this onnxruntime, or with an older `opset`",
@@ -122,6 +137,19 @@ def _load(path: Path, *, threads: int, optimised: Path | None = None) -> Any:
     if session.get_providers() != _PROVIDERS:
         raise MachineError(f"{path}: asked for {_PROVIDERS}, onnxruntime took {session.get_providers()}")
     return session
+
+
+def load_session(path: Path, *, threads: int) -> Any:
+    """Return onnxruntime's own session of a file, for models with other inputs and outputs than the house's."""
+    inspect.check(path)
+    return _load(path, threads=threads)
+
+
+def complaints() -> tuple[type[Exception], ...]:
+    """Return what onnxruntime raises when it cannot load or run a model; its errors have no class in common."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as native  # type: ignore[import-untyped]
+
+    return (RuntimeError, *(getattr(native, name) for name in _COMPLAINTS))
 
 
 def _executed_precision(path: Path) -> str:

@@ -6,10 +6,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from edgekd.core.contracts import Backend, Calibration, Exportable, ExportedFiles, Quantiser
-from edgekd.core.errors import MachineError
+from edgekd.core.errors import IntegrityError, MachineError, UsageError
 from edgekd.core.parts import need_packages
 from edgekd.core.plan import Quantise
 from edgekd.core.records import TensorSpec
+from edgekd.exporting import inspect
 from edgekd.exporting.interface import FREE_BATCH, Batch, check_input, properties, refuse_int8
 
 if TYPE_CHECKING:
@@ -62,7 +63,12 @@ class OpenVino(Backend):
 
         from edgekd.exporting import graph
 
-        model = openvino.Core().read_model(graph.serialized(graph.to_onnx(exportable, batch=self.batch)))
+        onnx_model = graph.to_onnx(exportable, batch=self.batch)
+        graph.check_precision(exportable, onnx_model, self.precision)
+        try:
+            model = openvino.Core().read_model(graph.serialized(onnx_model))
+        except RuntimeError as error:
+            raise UsageError(f"openvino {openvino.__version__} cannot read this model: {_reason(error)}") from error
         _name_by_position(model)
         return model
 
@@ -85,9 +91,18 @@ class OpenVino(Backend):
             opset=DEFAULT_OPSET,
         )
 
+    def inspect(self, folder: Path, files: Sequence[str]) -> None:
+        """Read an ONNX file as untrusted input; openvino would take one under any name, so anything else has to be its own."""
+        path = folder / files[0]
+        if path.suffix == inspect.SUFFIX:
+            inspect.check(path)
+        elif not inspect.is_xml(path):
+            raise IntegrityError(f"{path}: is not a graph that openvino wrote", mend="export it again")
+
     def open(self, folder: Path, files: Sequence[str], *, threads: int) -> "_Session":
         """Compile the graph for latency, one stream, with the precision pinned."""
         need_packages(self)
+        self.inspect(folder, files)
         return _Session(folder / files[0], precision=self.precision, threads=threads)
 
 
