@@ -165,7 +165,7 @@ def _files(record: Record) -> list[FileRef]:
         learned = [record.criterion] if record.criterion is not None else []
         return [record.weights, record.history, *learned, record.accuracy.predictions]
     if isinstance(record, Artifact):
-        return [*record.files, record.accuracy.predictions]
+        return [*record.files, *([record.accuracy.predictions] if record.accuracy is not None else [])]
     return []
 
 
@@ -189,14 +189,16 @@ def _checkpoint(record: Checkpoint) -> list[str]:
 
 
 def _artifact(record: Artifact) -> list[str]:
-    parity = record.parity
+    parity, accuracy = record.parity, record.accuracy
+    if parity is None or accuracy is None:
+        return [f"{record.name}, {record.size_bytes / 1e6:.2f} MB", f"not executed: {record.not_executed}"]
     return [
         (
             f"{record.name} ({record.runtime}), executed as {record.executed_precision} on {record.executed_on},"
             f" {record.size_bytes / 1e6:.2f} MB"
         ),
         f"agrees with torch on {parity.top1_agreements} of {parity.images} images, largest difference {parity.max_abs:.2g}",
-        f"top-1 {record.accuracy.top1:.1%} through its own runtime",
+        f"top-1 {accuracy.top1:.1%} through its own runtime",
     ]
 
 

@@ -300,6 +300,13 @@ class Backend(Part):
         """Return `<backend>-<precision>`, the name of the artifact's folder."""
         return f"{self.ref().use}-{self.precision}"
 
+    def cannot_run_here(self) -> str:
+        """Return why this machine is the wrong one to run what it exports, and how to run it on the right one; '' if it is not.
+
+        What is exported all the same is recorded as not executed, which no budget passes. A missing package is no reason.
+        """
+        return ""
+
     def export(self, exportable: Exportable, folder: Path) -> ExportedFiles:
         """Write the model into `folder` (it exists, is empty and belongs to this export)."""
         raise NotImplementedError
