@@ -238,7 +238,10 @@ class Method(Part):
 
 # ------------------------------------------------------------------------------------------------------------- deploying
 class Session(Protocol):
-    """A loaded artifact. A context manager; leaving it frees the runtime's memory."""
+    """A loaded artifact. A context manager; leaving it frees the runtime's memory.
+
+    One whose calls take time that the model does not (another process, say) has an attribute `cannot_be_timed` with the reason.
+    """
 
     @property
     def executed_on(self) -> str:

@@ -4,7 +4,7 @@ A TensorRT engine is native code, and TensorRT does not notice when one was tamp
 message authentication code (HMAC-SHA256) under a key that was drawn at random for this folder and never leaves it: a file
 from elsewhere, or one with a single byte changed, is refused before TensorRT sees it. Folder and key are the user's alone.
 
-File: `edgekd-engine-1\\n`, the code (32 bytes), the header's length (8 bytes, big-endian), the header (JSON), the content.
+File: a line `edgekd-engine-1`, the code (32 bytes), the header's length (8 bytes, big-endian), the header (JSON), the content.
 """
 
 import hashlib
@@ -49,7 +49,7 @@ class EngineStore:
         wanted = hmac.digest(self._key(), signed, hashlib.sha256)
         if not content.startswith(_MAGIC) or not hmac.compare_digest(told, wanted):
             raise IntegrityError(
-                f"{path}: was not built by this install on this machine, or was changed since; it is native code and not loaded",
+                f"{path}: was not built by this install on this machine, or was changed since; native code is not loaded then",
                 mend=f"delete {path}; it will be built again",
             )
         length = int.from_bytes(signed[:_LENGTH_BYTES])

@@ -5,13 +5,13 @@ a thread in CUDA; whoever works with a stream calls `use` first, because session
 """
 
 import ctypes
+import math
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
+
+import numpy as np
 
 from edgekd.core import gpu
-
-if TYPE_CHECKING:
-    import numpy as np
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: no waiting for the default stream
 
@@ -20,9 +20,7 @@ class Buffer:
     """Equally many bytes on the device (`address`) and in pinned memory, which `array` shows as float32 of a shape."""
 
     def __init__(self, cuda: gpu.Driver, shape: tuple[int, ...]) -> None:
-        import numpy as np
-
-        self.size_bytes = 4 * int(np.prod(shape))
+        self.size_bytes = 4 * math.prod(shape)
         self._cuda = cuda
         self._device, self._host = ctypes.c_uint64(), ctypes.c_void_p()
         cuda.call("cuMemAlloc_v2", ctypes.byref(self._device), ctypes.c_size_t(self.size_bytes))

@@ -76,7 +76,9 @@ def unreadable(model: "ModelProto", *, latest_opset: int = LAST_OPSET) -> tuple[
     ports = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)}
     wrong = {name: kind for name, kind in constants.items() if kind not in _TENSOR_TYPES}
     wrong |= {name: kind for name, kind in ports.items() if kind not in _TENSOR_TYPES | {_UINT8}}
-    found += [Unreadable(node=name, operator="tensor", because=f"its type is {_type_name(kind)}") for name, kind in wrong.items()]
+    found += [
+        Unreadable(node=name, operator="tensor", because=f"its type is {_type_name(kind)}") for name, kind in wrong.items()
+    ]
     return tuple(found)
 
 

@@ -104,9 +104,8 @@ def _of_pair(node: "NodeProto", wiring: _Wiring) -> Iterator[Misplaced]:
         wrong += ["the graph's output"] if node.output[0] in wiring.outputs else []
         if wrong:
             yield _broken("pairing", node, f"its int8 output goes to {', '.join(wrong)} and not through DequantizeLinear")
-    elif (maker := wiring.maker.get(node.input[0])) is None or maker.op_type != _Q:
-        if node.input[0] not in wiring.constant:
-            yield _broken("pairing", node, "it reads a tensor that no QuantizeLinear made")
+    elif node.input[0] not in wiring.constant and getattr(wiring.maker.get(node.input[0]), "op_type", "") != _Q:
+        yield _broken("pairing", node, "it reads a tensor that no QuantizeLinear made")
 
 
 def _of_type(node: "NodeProto", wiring: _Wiring) -> Iterator[Misplaced]:
@@ -162,7 +161,9 @@ def _of_weight(node: "NodeProto", wiring: _Wiring) -> Iterator[Misplaced]:
     elif scale.size > 1:
         axis = next((attribute.i for attribute in pair.attribute if attribute.name == "axis"), 1)
         if axis % len(shape) != wanted or scale.size != shape[wanted]:
-            because = f"its weight has {scale.size} scales along axis {axis}; output channels are {shape[wanted]} along {wanted}"
+            because = (
+                f"its weight has {scale.size} scales along axis {axis}; output channels are {shape[wanted]} along {wanted}"
+            )
             yield _broken("weight scales", node, because)
 
 
