@@ -201,7 +201,10 @@ def _spec(name: str, kind: "TypeProto") -> TensorSpec:
 
 def _float16_converter() -> Any:
     before = list(sys.path)
+    import onnxruntime.transformers.onnx_utils  # type: ignore[import-untyped]  # noqa: F401 - quantisation needs it, see below
     from onnxruntime.transformers.float16 import convert_float_to_float16  # type: ignore[import-untyped]
 
-    sys.path[:] = before  # the package adds its own folder, whose `models` and `benchmark` would shadow other people's
+    # The package adds its own folder, whose `models` and `benchmark` would shadow other people's. What onnxruntime.quantization
+    # finds only by way of that folder is imported by now.
+    sys.path[:] = before
     return convert_float_to_float16

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from edgekd.core import gpu
 
@@ -208,7 +209,7 @@ class Behaviour:
     def OnnxParser_parse(self, me: Any, model: bytes, path: str | None = None) -> bool:
         try:
             onnxruntime.InferenceSession(bytes(model), providers=["CPUExecutionProvider"])
-        except Exception as error:
+        except (native.Fail, native.InvalidGraph, native.InvalidProtobuf, native.NotImplemented) as error:
             me._errors = [str(error).splitlines()[0]]
             return False
         me._network.onnx = bytes(model)
