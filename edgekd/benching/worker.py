@@ -82,7 +82,8 @@ def measure(backend: Backend, plan: WorkerPlan, images_NCHW: "Images", *, clock:
     load_ns = clock() - start_ns
     with opened as session:
         if because := getattr(session, "cannot_be_timed", ""):
-            raise EvidenceError(f"{plan.backend.use} cannot be timed here: {because}")
+            mend = "set `bench: null` to have the rest judged"
+            raise EvidenceError(f"{plan.backend.use} cannot be timed here: {because}", mend=mend)
         start_ns = clock()
         logits_BK = session.run(batches[0])
         first_ns = clock() - start_ns
