@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean, stdev
 
-from edgekd.core import parts
+from edgekd.core import gpu, parts
 from edgekd.core.errors import IntegrityError, UsageError
 from edgekd.core.host import device_facts, usable_cores
 from edgekd.core.records import IMPORTED, Artifact, Checkpoint, FileRef, Measurement, Record, Report, Verdict
@@ -96,9 +96,12 @@ def doctor() -> list[str]:
         f"memory   {memory}",
         f"governor {facts.governor or 'unknown'}   load {facts.load_1min if facts.load_1min is not None else 'unknown'}",
     ]
+    missing_gpu = gpu.unavailable()
+    lines.append(f"gpu      none: {missing_gpu}" if missing_gpu else _gpu(gpu.facts()))
     for package, extra in _RUNTIMES.items():
         if find_spec(package) is None:
-            lines.append(f"missing  {package}: pip install 'edgekd{f'[{extra}]' if extra else ''}'")
+            needs = "; of use on a machine with an NVIDIA GPU only" if package == "tensorrt" and missing_gpu else ""
+            lines.append(f"missing  {package}: pip install 'edgekd{f'[{extra}]' if extra else ''}'{needs}")
         else:
             lines.append(f"ok       {package} {_version(package)}")
     return lines
@@ -165,8 +168,12 @@ def _files(record: Record) -> list[FileRef]:
         learned = [record.criterion] if record.criterion is not None else []
         return [record.weights, record.history, *learned, record.accuracy.predictions]
     if isinstance(record, Artifact):
-        return [*record.files, record.accuracy.predictions]
+        return [*record.files, *([record.accuracy.predictions] if record.accuracy is not None else [])]
     return []
+
+
+def _gpu(facts: gpu.GpuFacts) -> str:
+    return f"gpu      {facts}, {facts.memory_bytes / 2**30:.0f} GiB, driver for CUDA {facts.driver_cuda}"
 
 
 def _version(package: str) -> str:
@@ -191,14 +198,16 @@ def _checkpoint(record: Checkpoint) -> list[str]:
 
 
 def _artifact(record: Artifact) -> list[str]:
-    parity = record.parity
+    parity, accuracy = record.parity, record.accuracy
+    if parity is None or accuracy is None:
+        return [f"{record.name}, {record.size_bytes / 1e6:.2f} MB", f"not executed: {record.not_executed}"]
     return [
         (
             f"{record.name} ({record.runtime}), executed as {record.executed_precision} on {record.executed_on},"
             f" {record.size_bytes / 1e6:.2f} MB"
         ),
         f"agrees with torch on {parity.top1_agreements} of {parity.images} images, largest difference {parity.max_abs:.2g}",
-        f"top-1 {record.accuracy.top1:.1%} through its own runtime",
+        f"top-1 {accuracy.top1:.1%} through its own runtime",
     ]
 
 

@@ -310,7 +310,8 @@ def _begin(
     loaded: Loaded, out: Path | None, *, overwrite: bool, command: Sequence[str] | None, console: Console | None
 ) -> Iterator[Work]:
     loaded.check()
-    for part in (*loaded.backends, *loaded.devices, *loaded.formats, loaded.source):
+    runnable = [backend for backend in loaded.backends if not backend.cannot_run_here()]
+    for part in (*runnable, *loaded.devices, *loaded.formats, loaded.source):
         parts.need_packages(part)
     root = open_run_folder(out or Path("runs") / loaded.recipe.name, overwrite=overwrite)
     with locked(root):

@@ -252,13 +252,19 @@ class FakeBackend(Backend):
     """A runtime that is torch itself plus the mistakes that a test asks for. It lives as long as its process.
 
     `error` is added to the first class of every image, `flip_every` turns every n-th image's logits round, `nan_every`
-    makes every n-th image's logits NaN (images are counted from the first that a session sees, from 1).
+    makes every n-th image's logits NaN (images are counted from the first that a session sees, from 1). `elsewhere` is why
+    this machine is the wrong one to run it.
     """
 
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16")
     error: float = 0.0
     flip_every: Annotated[int, Field(ge=1)] | None = None
     nan_every: Annotated[int, Field(ge=1)] | None = None
+    elsewhere: str = ""
+
+    def cannot_run_here(self) -> str:
+        """Return the reason that it was given."""
+        return self.elsewhere
 
     def export(self, exportable: Exportable, folder: Path) -> ExportedFiles:
         """Write a file that stands for the model and keep the module in memory."""

@@ -241,7 +241,7 @@ class Work:
             }
             path = self.folder.artifact(backend.artifact_name)
             artifact = find_done(Artifact, path, from_)
-            if artifact is None:
+            if artifact is None or (artifact.not_executed and not backend.cannot_run_here()):
                 self.done_anew = True
                 artifact = stage.export(
                     reference=self._reference(name, references, threads),
@@ -293,6 +293,9 @@ class Work:
         for backend in self.loaded.backends if settings is not None else ():
             path = self.folder.artifact(backend.artifact_name)
             artifact = read_record(Artifact, path)
+            if artifact.not_executed:
+                self.console.say(f"{artifact.name}: not measured, because it was not executed")
+                continue
             for device in self.loaded.devices:
                 assert settings is not None
                 record = self.folder.measurement(artifact.name, device.facts().name)

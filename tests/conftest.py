@@ -1,9 +1,12 @@
 """What every test relies on: no network, no influence of the caller's environment, and no part left behind by another test."""
 
+import importlib.util
 import os
 import signal
 import socket
 from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 # Read when modules are imported, so they are settled before any of them is.
@@ -37,6 +40,18 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture(scope="session")
+def tensorrt_fake() -> ModuleType:
+    """Return the module that pretends to be TensorRT and the CUDA driver; `installed()` puts them in place."""
+    path = Path(__file__).parent / "exporting" / "tensorrt_fake.py"
+    spec = importlib.util.spec_from_file_location("edgekd_test_tensorrt_fake", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

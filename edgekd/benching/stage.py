@@ -11,7 +11,7 @@ from edgekd.benching.protocol import Inputs, judge
 from edgekd.benching.worker import PROTOCOL
 from edgekd.core.console import Console
 from edgekd.core.contracts import Device, Samples, Source, TimingPlan
-from edgekd.core.errors import DataError, MachineError, UsageError
+from edgekd.core.errors import DataError, EvidenceError, MachineError, UsageError
 from edgekd.core.images import prepare_batch
 from edgekd.core.records import Artifact, MadeBy, Measurement
 from edgekd.core.store import checked_file, disk_errors, write_record
@@ -41,8 +41,8 @@ def bench(
     """Time the artifact in `folder` and write the measurement to `out`; `threads` None leaves them to the device.
 
     `images` validation images, drawn with `seed`, are prepared as the artifact's input contract says and held in memory.
-    Raises `UsageError` for a plan that the artifact cannot follow, `IntegrityError` if its files are not those of its
-    record, `MachineError` if the device fails.
+    Raises `UsageError` for a plan that the artifact cannot follow, `EvidenceError` for one that was not executed,
+    `IntegrityError` if its files are not those of its record, `MachineError` if the device fails.
     """
     sizes = {"batch": batch, "workers": workers, "warmup": warmup, "iterations": iterations, "images": images}
     _check_plan(artifact, sizes if threads is None else sizes | {"threads": threads})
@@ -91,6 +91,11 @@ def bench(
 
 
 def _check_plan(artifact: Artifact, plan: Mapping[str, int]) -> None:
+    if artifact.not_executed:
+        raise EvidenceError(
+            f"{artifact.name} was not executed, so it cannot be measured: {artifact.not_executed}",
+            mend="run `edgekd export RUN` on the machine that it was made for, then `edgekd bench RUN` there",
+        )
     for name, value in plan.items():
         least = 0 if name == "warmup" else 1
         if value < least:

@@ -22,7 +22,7 @@ from edgekd.benching.clock import MONOTONIC, Clock
 from edgekd.core import parts
 from edgekd.core.config import frozen
 from edgekd.core.contracts import Backend, Samples, Session
-from edgekd.core.errors import EdgekdError, MachineError, UsageError
+from edgekd.core.errors import EdgekdError, EvidenceError, MachineError, UsageError
 from edgekd.core.parts import PartRef
 from edgekd.core.records import Fact, WorkerSamples
 
@@ -74,7 +74,7 @@ def measure(backend: Backend, plan: WorkerPlan, images_NCHW: "Images", *, clock:
     The runtime's packages are imported before the clock starts: `load_ns` is the cost of the artifact, not of Python.
     """
     parts.need_packages(backend)
-    for package in backend.requires:
+    for package in backend.packages():
         importlib.import_module(package)
     backend.inspect(plan.folder, plan.files)
     batches = batches_of(images_NCHW, plan.batch)
@@ -82,6 +82,9 @@ def measure(backend: Backend, plan: WorkerPlan, images_NCHW: "Images", *, clock:
     opened = backend.open(plan.folder, plan.files, threads=plan.threads)
     load_ns = clock() - start_ns
     with opened as session:
+        if because := getattr(session, "cannot_be_timed", ""):
+            mend = "set `bench: null` to have the rest judged"
+            raise EvidenceError(f"{plan.backend.use} cannot be timed here: {because}", mend=mend)
         start_ns = clock()
         logits_BK = session.run(batches[0])
         first_ns = clock() - start_ns

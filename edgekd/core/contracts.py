@@ -238,7 +238,10 @@ class Method(Part):
 
 # ------------------------------------------------------------------------------------------------------------- deploying
 class Session(Protocol):
-    """A loaded artifact. A context manager; leaving it frees the runtime's memory."""
+    """A loaded artifact. A context manager; leaving it frees the runtime's memory.
+
+    One whose calls take time that the model does not (another process, say) has an attribute `cannot_be_timed` with the reason.
+    """
 
     @property
     def executed_on(self) -> str:
@@ -339,6 +342,13 @@ class Backend(Part):
     def artifact_name(self) -> str:
         """Return `<backend>-<precision>`, the name of the artifact's folder."""
         return f"{self.ref().use}-{self.precision}"
+
+    def cannot_run_here(self) -> str:
+        """Return why this machine is the wrong one to run what it exports, and how to run it on the right one; '' if it is not.
+
+        What is exported all the same is recorded as not executed, which no budget passes. A missing package is no reason.
+        """
+        return ""
 
     def export(self, exportable: Exportable, folder: Path) -> ExportedFiles:
         """Write the model into `folder` (it exists, is empty and belongs to this export)."""

@@ -52,6 +52,18 @@ _CONTAINER_GROUPS = {
 _NO_LIMIT_BYTES = 1 << 60
 
 
+def cache_folder() -> Path | None:
+    """Return the folder for what edgekd remembers between runs (it need not exist), or None if no home is known."""
+    if named := os.environ.get("EDGEKD_CACHE"):
+        return Path(named).expanduser()
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared) / "edgekd"
+    try:
+        return Path.home() / ".cache" / "edgekd"
+    except RuntimeError:
+        return None
+
+
 def device_facts(name: str = "local", *, root: Path = _ROOT) -> DeviceFacts:
     """Return what is known of this machine; `root` stands for `/`."""
     return DeviceFacts(

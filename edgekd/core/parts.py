@@ -45,6 +45,10 @@ class Part(BaseModel):
     requires: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str] = ""
 
+    def packages(self) -> tuple[str, ...]:
+        """Return the import packages that it needs with these options; `requires`, unless an option does without."""
+        return self.requires
+
     def ref(self) -> "PartRef":
         """Return the reference that a recipe would use for this part, with every option written out."""
         options = self.model_dump(mode="json", by_alias=True)
@@ -124,7 +128,7 @@ def load(kind: str, name: str) -> type[Part]:
 
 def need_packages(part: Part) -> None:
     """Raise `MachineError` naming what to install if a package that the part requires is not there."""
-    missing = [name for name in part.requires if importlib.util.find_spec(name) is None]
+    missing = [name for name in part.packages() if importlib.util.find_spec(name) is None]
     if missing:
         what = f"'edgekd[{part.extra}]'" if part.extra else " ".join(missing)
         raise MachineError(

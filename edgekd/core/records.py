@@ -9,7 +9,15 @@ import hashlib
 import json
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from edgekd.core.errors import IntegrityError
 from edgekd.core.parts import PartRef
@@ -337,7 +345,11 @@ class Quantisation(Fact):
 
 
 class Artifact(Record):
-    """A student in the form that a runtime loads, with its parity and its accuracy through that runtime."""
+    """A student in the form that a runtime loads, with its parity and its accuracy through that runtime.
+
+    Where it was made for another machine and has not run yet, `not_executed` says why and how to run it there; parity and
+    accuracy are then None, and no budget that asks for them passes.
+    """
 
     kind: ClassVar[str] = "artifact"
     backend: PartRef
@@ -352,22 +364,31 @@ class Artifact(Record):
     opset: int | None
     classes: tuple[str, ...]
     input: InputContract
-    parity: Parity
-    accuracy: Accuracy
+    parity: Parity | None
+    accuracy: Accuracy | None
     licences: dict[str, str] = {}
     quantisation: Quantisation | None = None
+    not_executed: str = ""
 
     @property
     def name(self) -> str:
         """Return `<backend>-<precision>`, the name of the artifact's folder."""
         return f"{self.backend.use}-{self.precision}"
 
+    @model_validator(mode="after")
+    def _ran_or_says_why_not(self) -> Self:
+        if (self.parity is None, self.accuracy is None) != (bool(self.not_executed),) * 2:
+            raise ValueError("an artifact has parity and accuracy, or says in `not_executed` why it has not")
+        return self
+
     @model_serializer(mode="wrap")
     def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out an absent `quantisation`, so that artifacts made before there was one keep their digests."""
+        """Leave out what is not said, so that artifacts made before it could be said keep their digest."""
         facts: dict[str, Any] = write(self)
         if self.quantisation is None:
             facts.pop("quantisation", None)
+        if not self.not_executed:
+            facts.pop("not_executed", None)
         return facts
 
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from edgekd.core import store
 from edgekd.core.errors import MachineError
-from edgekd.core.host import usable_cores
+from edgekd.core.host import cache_folder, usable_cores
 from edgekd.core.images import SUFFIXES, DecodeError, decode, read_file
 
 Progress = Callable[[int, int], None]
@@ -157,18 +157,6 @@ class Index:
             return {}
         entries = data.get("entries")
         return entries if isinstance(entries, dict) else {}
-
-
-def cache_folder() -> Path | None:
-    """Return the folder for what edgekd remembers between runs (it need not exist), or None if no home is known."""
-    if named := os.environ.get("EDGEKD_CACHE"):
-        return Path(named).expanduser()
-    if shared := os.environ.get("XDG_CACHE_HOME"):
-        return Path(shared) / "edgekd"
-    try:
-        return Path.home() / ".cache" / "edgekd"
-    except RuntimeError:
-        return None
 
 
 def _index_file(root: Path) -> Path | None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from edgekd.core.console import Console
 from edgekd.core.contracts import FeatureSpec, FrozenModel, ImageSet, Source, Teacher
 from edgekd.core.errors import UsageError
+from edgekd.core.host import cache_folder
 from edgekd.core.images import prepare_batch
 from edgekd.core.plan import Cache
 from edgekd.core.records import InputContract, TeacherFacts
@@ -21,7 +22,6 @@ from edgekd.distilling import cache
 from edgekd.distilling.evaluation import collect, labels_of
 from edgekd.distilling.feature_store import FeatureStore
 from edgekd.distilling.probes import PROBE_TAP, LinearProbe, ProbedTeacher, knn_top1
-from edgekd.distilling.scan import cache_folder
 from edgekd.distilling.views import Crops
 
 _ONLINE_BATCH = 64

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     Logits = np.ndarray[Any, Any]
 
 RECORD = "artifact.json"
+NOT_EXECUTED = "not executed"
 _BATCH = 8  # larger batches make glibc give memory back to the kernel at each step: torch then takes two to five times as long
 
 
@@ -98,10 +100,12 @@ def export(
 ) -> Artifact:
     """Export a student to one backend, run all validation images through that runtime, and write the artifact to `folder`.
 
-    Raises `MachineError` if the backend's package is missing or its runtime does something else than asked, and what the
-    backend raises.
+    Where the backend cannot run here by its nature, the artifact says so and has neither parity nor accuracy. Raises
+    `MachineError` if the backend's package is missing or its runtime does something else than asked, and what it raises.
     """
-    need_packages(backend)
+    not_executed = backend.cannot_run_here()
+    if not not_executed:
+        need_packages(backend)
     checkpoint = reference.checkpoint
     name = f"{backend.ref().use} {backend.precision}"
     begin_stage(folder, RECORD)
@@ -110,10 +114,14 @@ def export(
         written, quantisation = _written(reference, backend, folder, threads, console)
     _check_written(written, checkpoint, name)
     sync_files(folder)
-    with backend.open(folder, written.files, threads=threads) as session:
-        logits_NK = _through(session, written, reference, label=name, console=console)
-        executed = (session.executed_on, session.executed_precision, session.runtime)
-    return _record(backend, folder, written, reference, logits_NK, executed, quantisation, from_, made_by)
+    if not_executed:
+        console.warn(f"{name}: {NOT_EXECUTED}: {not_executed}")
+        ran = _Ran(not_executed=not_executed)
+    else:
+        with backend.open(folder, written.files, threads=threads) as session:
+            logits_NK = _through(session, written, reference, label=name, console=console)
+            ran = _Ran(session.executed_on, session.executed_precision, session.runtime, logits_NK)
+    return _record(backend, folder, written, reference, ran, quantisation, from_, made_by)
 
 
 def _written(
@@ -136,13 +144,23 @@ def _written(
     return search.go()
 
 
+@dataclass(frozen=True)
+class _Ran:
+    """What the runtime said of itself and answered; without answers, why it was not asked."""
+
+    on: str = NOT_EXECUTED
+    precision: str = NOT_EXECUTED
+    runtime: str = NOT_EXECUTED
+    logits_NK: "Logits | None" = None
+    not_executed: str = ""
+
+
 def _record(
     backend: Backend,
     folder: Path,
     written: ExportedFiles,
     reference: Reference,
-    logits_NK: "Logits",
-    executed: tuple[str, str, str],
+    ran: _Ran,
     quantisation: Quantisation | None,
     from_: dict[str, str],
     made_by: MadeBy,
@@ -150,15 +168,15 @@ def _record(
     checkpoint = reference.checkpoint
     samples, classes = reference.images.samples, checkpoint.classes
     files = tuple(file_ref(folder / file, folder=folder) for file in written.files)
-    executed_on, executed_precision, runtime = executed
+    logits_NK = ran.logits_NK
     artifact = Artifact(
         made_by=made_by,
         from_=from_,
         backend=backend.ref(),
         precision=backend.precision,
-        executed_precision=executed_precision,
-        executed_on=executed_on,
-        runtime=runtime,
+        executed_precision=ran.precision,
+        executed_on=ran.on,
+        runtime=ran.runtime,
         files=files,
         size_bytes=sum(file.size_bytes for file in files),
         inputs=written.inputs,
@@ -166,10 +184,11 @@ def _record(
         opset=written.opset,
         classes=classes,
         input=checkpoint.input,
-        parity=parity.compare(reference.logits_NK, logits_NK, samples, classes),
-        accuracy=write_predictions(logits_NK, samples, classes, folder),
+        parity=None if logits_NK is None else parity.compare(reference.logits_NK, logits_NK, samples, classes),
+        accuracy=None if logits_NK is None else write_predictions(logits_NK, samples, classes, folder),
         licences=licences_of_weights(checkpoint),
         quantisation=quantisation,
+        not_executed=ran.not_executed,
     )
     write_record(folder / RECORD, artifact)
     return artifact

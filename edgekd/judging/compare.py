@@ -13,6 +13,7 @@ from edgekd.judging import console, evidence, wording
 _SAME_DEVICE = ("name", "system", "machine", "cpu", "logical_cores", "usable_cores", "cgroup_quota_cores", "governor")
 _SAME_PROTOCOL = ("protocol", "runtime", "executed_on", "executed_precision", "batch", "threads")
 _ABSENT = "not there"
+_ACCURACY_UNKNOWN = "not executed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,20 +77,19 @@ def _artifact_rows(name: str, a: Report, b: Report, runs: tuple[RunFolder, RunFo
         yield Row(what=name, a=there if in_a else _ABSENT, b=there if in_b else _ABSENT, difference="not comparable")
         return
     folders = [run.artifact(name).parent for run in runs] if runs else [None, None]
-    yield _accuracy_row(
-        f"{name} top-1",
-        a,
-        b,
-        _Answers(accuracy=in_a.accuracy, folder=folders[0]),
-        _Answers(accuracy=in_b.accuracy, folder=folders[1]),
-    )
+    if in_a.accuracy is None or in_b.accuracy is None:
+        shown = [_ACCURACY_UNKNOWN if x.accuracy is None else _alone(x.accuracy) for x in (in_a, in_b)]
+        yield Row(what=f"{name} top-1", a=shown[0], b=shown[1], difference="not comparable")
+        return
+    answers = [_Answers(accuracy=x, folder=folder) for x, folder in zip((in_a.accuracy, in_b.accuracy), folders, strict=True)]
+    yield _accuracy_row(f"{name} top-1", a, b, *answers)
     sizes = in_a.size_bytes, in_b.size_bytes
     yield _number_row(f"{name} size", *sizes, wording.size(sizes[0]), wording.size(sizes[1]))
     yield from _latency_rows(name, a, b)
 
 
 def _accuracy_row(what: str, report_a: Report, report_b: Report, a: _Answers, b: _Answers) -> Row:
-    shown = [wording.share_interval(stats.wilson(x.accuracy.top1_correct, x.accuracy.images)) for x in (a, b)]
+    shown = [_alone(x.accuracy) for x in (a, b)]
     if report_a.student.data.digest != report_b.student.data.digest:
         difference = "not comparable: other images"
     elif a.folder is None or b.folder is None:
@@ -97,6 +97,10 @@ def _accuracy_row(what: str, report_a: Report, report_b: Report, a: _Answers, b:
     else:
         difference = _paired(a.accuracy, a.folder, b.accuracy, b.folder)
     return Row(what=what, a=shown[0], b=shown[1], difference=difference)
+
+
+def _alone(accuracy: Accuracy) -> str:
+    return wording.share_interval(stats.wilson(accuracy.top1_correct, accuracy.images))
 
 
 def _paired(a: Accuracy, folder_a: Path, b: Accuracy, folder_b: Path) -> str:

@@ -17,7 +17,7 @@ from edgekd.core.errors import (
     UsageError,
     worst,
 )
-from edgekd.core.records import Finding, MadeBy, Outcome, Report, Verdict, digest_of
+from edgekd.core.records import Artifact, Finding, MadeBy, Outcome, Report, Verdict, digest_of
 from edgekd.core.store import BASELINE, RunFolder, write_text
 from edgekd.judging import evidence, quantisation
 
@@ -60,9 +60,12 @@ def make_report(*, recipe_name: str, run: RunFolder, artifacts: Sequence[str] | 
 def judge(report: Report, budgets: Sequence[Budget], made_by: MadeBy) -> Verdict:
     """Hold a report against budgets; without any budget the verdict is inconclusive, because unknown is not passed.
 
+    For the same reason an artifact that was not executed is one inconclusive finding more, whatever the budgets ask.
     Of `made_by` only the version enters the verdict, which therefore depends on nothing but the report and the budgets.
     """
     findings = tuple(finding for budget in budgets for finding in _answers(budget, report)) + quantisation.refusals(report)
+    if budgets:
+        findings += tuple(_unknown(artifact) for artifact in report.artifacts if artifact.not_executed)
     exit_code = worst(_CODES[finding.outcome] for finding in findings)
     return Verdict(
         made_by=MadeBy(version=made_by.version),
@@ -90,6 +93,20 @@ def write(run: RunFolder, report: Report, verdict: Verdict, formats: Sequence[Fo
     for path, text in pages.items():
         write_text(path, text)
     return tuple(pages)
+
+
+def _unknown(artifact: Artifact) -> Finding:
+    """Return what keeps a verdict from passing over an artifact that never ran, whatever its budgets ask."""
+    return Finding(
+        budget="executed",
+        subject=artifact.name,
+        value=0.0,
+        limit=1.0,
+        bound="at least",
+        unit="images",
+        outcome="inconclusive",
+        because=f"{artifact.name} was exported and not executed, so nothing is known of it: {artifact.not_executed}.",
+    )
 
 
 def _answers(budget: Budget, report: Report) -> tuple[Finding, ...]:

@@ -12,7 +12,7 @@ import pytest
 from edgekd.benching.stage import bench
 from edgekd.core.console import silent
 from edgekd.core.contracts import ImageSet, Sample, Samples, TimingPlan
-from edgekd.core.errors import DataError, EdgekdError, IntegrityError, MachineError, UsageError
+from edgekd.core.errors import DataError, EdgekdError, EvidenceError, IntegrityError, MachineError, UsageError
 from edgekd.core.images import prepare_batch
 from edgekd.core.records import Artifact, MadeBy, Measurement
 from edgekd.core.store import read_record
@@ -175,6 +175,23 @@ def test_a_fixed_batch_is_kept(run: Callable[..., Measurement], out: Path) -> No
         run(batch_axis=4)
     assert not out.exists()
     assert run(batch_axis=4, batch=4).batch == 4
+
+
+def test_what_was_not_executed_is_not_measured(folder: Path, out: Path, make_artifact: Callable[..., Artifact]) -> None:
+    """The reason comes along, and where to go on."""
+    idle = make_artifact().model_copy(update={"parity": None, "accuracy": None, "not_executed": "there is no GPU here"})
+    with pytest.raises(EvidenceError, match=r"cannot be measured: there is no GPU here(.|\n)*edgekd bench RUN"):
+        bench(
+            artifact=idle,
+            folder=folder,
+            device=FakeDevice(),
+            source=SOURCE,
+            out=out,
+            from_={},
+            made_by=MadeBy(version="1"),
+            console=silent(),
+        )
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("name", ["batch", "threads", "workers", "iterations", "images"])

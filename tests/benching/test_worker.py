@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from edgekd.benching import worker
 from edgekd.benching.worker import WorkerAnswer, WorkerPlan, batches_of, measure
 from edgekd.core.contracts import Backend, TimingPlan
-from edgekd.core.errors import MachineError, UsageError
+from edgekd.core.errors import EvidenceError, MachineError, UsageError
 from edgekd.core.parts import PartRef
 from edgekd.core.records import Artifact
 from edgekd.testing import ScriptedClock
@@ -240,3 +240,12 @@ def test_pickled_images_are_refused(
     artifact = make_artifact().model_copy(update={"backend": PartRef(use="lab")})
     with pytest.raises(ValueError, match="allow_pickle"):
         worker.answer(plan_json(artifact, folder, plan, images_npy=str(images_npy)))
+
+
+def test_a_session_that_cannot_be_timed_is_refused() -> None:
+    """Answers that come through another process say nothing about latency; the reason is told, nothing is run."""
+    session: Any = Scripted(ScriptedClock(), iter(()))
+    session.cannot_be_timed = "every batch is a process of its own"
+    with pytest.raises(EvidenceError, match="cannot be timed here: every batch is a process of its own"):
+        measure(ScriptedBackend(session=session), asked(), numbered(2), clock=session.clock)
+    assert (session.seen, session.closed) == ([], True)

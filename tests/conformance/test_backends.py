@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +30,14 @@ class Exported(NamedTuple):
     backend: Backend
     folder: Path
     written: ExportedFiles
+
+
+@pytest.fixture(scope="module", autouse=True)
+def a_gpu_that_pretends(tensorrt_fake: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """TensorRT's Python calls are exercised through a fake that computes with onnxruntime; no GPU is needed or claimed."""
+    with tensorrt_fake.installed(), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEKD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def backend_of(name: str, **options: Any) -> Backend:
@@ -203,7 +213,7 @@ def test_listing_and_loading_imports_no_runtime() -> None:
 import sys
 from edgekd.core import parts
 loaded = [parts.load("backend", name) for name in parts.names("backend")]
-print(sorted({"torch", "onnx", "onnxruntime", "openvino", "numpy"} & set(sys.modules)), len(loaded))
+print(sorted({"torch", "onnx", "onnxruntime", "openvino", "tensorrt", "numpy"} & set(sys.modules)), len(loaded))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"[] {len(parts.names('backend'))}"

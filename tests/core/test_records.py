@@ -55,7 +55,12 @@ def anything(annotation: Any) -> st.SearchStrategy[Any]:
 
 
 def of_kind(model: type[BaseModel]) -> st.SearchStrategy[Any]:
-    return st.builds(model, **{name: anything(field.annotation) for name, field in model.model_fields.items()})
+    fields = {name: anything(field.annotation) for name, field in model.model_fields.items()}
+    if model is not Artifact:
+        return st.builds(model, **fields)
+    ran = {"parity": of_kind(Parity), "accuracy": of_kind(Accuracy), "not_executed": st.just("")}
+    did_not = {"parity": st.none(), "accuracy": st.none(), "not_executed": SIMPLE[str].filter(bool)}
+    return st.one_of(st.builds(model, **fields | ran), st.builds(model, **fields | did_not))
 
 
 SMALL = Verdict(

@@ -332,3 +332,21 @@ def test_a_fake_session_remembers_what_was_done(tmp_path: Path, checkpoint: Writ
         session.run(np.zeros((2, 3, 16, 16), np.float32))
         assert (session.threads, session.batches, session.closed) == (3, [(2, 3, 16, 16)], False)
     assert session.closed
+
+
+# ------------------------------------------------------------------------------------------------------------ not executed
+def test_what_cannot_run_here_is_recorded_as_not_executed(checkpoint: Written, tmp_path: Path) -> None:
+    """The files are there, the reason is kept, and there are no figures; nothing is opened, no package asked for."""
+
+    class Elsewhere(FakeBackend):
+        requires = ("no_such_package",)
+
+        def open(self, folder: Path, files: Any, *, threads: int) -> Any:
+            raise AssertionError("it was opened")
+
+    made = export(checkpoint, tmp_path / "a", Elsewhere(elsewhere="there is no such device here"))
+    assert made.not_executed == "there is no such device here"
+    assert (made.parity, made.accuracy) == (None, None)
+    assert {made.runtime, made.executed_on, made.executed_precision} == {"not executed"}
+    assert read_record(Artifact, tmp_path / "a" / "artifact.json") == made
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"artifact.json", "model.fake"}

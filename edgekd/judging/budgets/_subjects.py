@@ -10,6 +10,11 @@ def matching(report: Report, pattern: str) -> tuple[Artifact, ...]:
     return tuple(artifact for artifact in report.artifacts if fnmatchcase(artifact.name, pattern))
 
 
+def not_executed(artifact: Artifact) -> str:
+    """Return the sentence for an artifact that has not run: whatever is asked of it, the answer is not known."""
+    return f"{artifact.name} was not executed, so nothing is known of it: {artifact.not_executed}."
+
+
 def none_matching(report: Report, pattern: str) -> str:
     """Return the sentence for a pattern that no artifact matches."""
     if not report.artifacts:

@@ -6,9 +6,9 @@ from pydantic import model_validator
 
 from edgekd.core import stats
 from edgekd.core.contracts import Budget
-from edgekd.core.records import Accuracy, Finding, Outcome, Report
+from edgekd.core.records import Accuracy, Artifact, Finding, Outcome, Report
 from edgekd.judging import units, wording
-from edgekd.judging.budgets._subjects import matching, none_matching
+from edgekd.judging.budgets._subjects import matching, none_matching, not_executed
 
 ALPHA = 0.05
 
@@ -41,17 +41,18 @@ class AccuracyLimit(Budget):
         return found
 
     def _floors(self, report: Report, limit: str) -> tuple[Finding, ...]:
-        student = {"student": report.student.accuracy}
-        if self.of == "student":
-            subjects = student
-        else:
-            pattern = "*" if self.of == "all" else self.of
-            subjects = {artifact.name: artifact.accuracy for artifact in matching(report, pattern)}
-            if self.of == "all" and not subjects:
-                subjects = student
-        if not subjects:
+        if self.of == "student" or (self.of == "all" and not report.artifacts):
+            return (_judged("student", report.student.accuracy, limit),)
+        artifacts = matching(report, "*" if self.of == "all" else self.of)
+        if not artifacts:
             return (_floor(self.of, None, limit, "inconclusive", none_matching(report, self.of)),)
-        return tuple(_judged(name, accuracy, limit) for name, accuracy in subjects.items())
+        return tuple(_judged_artifact(artifact, limit) for artifact in artifacts)
+
+
+def _judged_artifact(artifact: Artifact, limit: str) -> Finding:
+    if artifact.accuracy is None:
+        return _floor(artifact.name, None, limit, "inconclusive", not_executed(artifact))
+    return _judged(artifact.name, artifact.accuracy, limit)
 
 
 def _judged(name: str, accuracy: Accuracy, limit: str) -> Finding:

@@ -4,10 +4,10 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 from edgekd.core.contracts import Budget
-from edgekd.core.records import Finding, LatencySummary, Outcome, Report
+from edgekd.core.records import Artifact, Finding, LatencySummary, Outcome, Report
 from edgekd.core.stats import FLOORS
 from edgekd.judging import units, wording
-from edgekd.judging.budgets._subjects import matching, none_matching
+from edgekd.judging.budgets._subjects import matching, none_matching, not_executed
 
 
 class Latency(Budget):
@@ -35,7 +35,7 @@ class Latency(Budget):
                 for summary in report.latencies
                 if summary.artifact == artifact.name and fnmatchcase(summary.device.name, self.device)
             ]
-            found += [self._of(summary) for summary in summaries] or [self._unmeasured(artifact.name)]
+            found += [self._of(summary) for summary in summaries] or [self._unmeasured(artifact)]
         return tuple(found)
 
     def _of(self, summary: LatencySummary) -> Finding:
@@ -76,10 +76,11 @@ class Latency(Budget):
         unclear = f", {between} too close to it to tell" if between else ""
         return "inconclusive", f"{within} of {len(own_ms)} processes within and {above} above the limit{unclear}"
 
-    def _unmeasured(self, name: str) -> Finding:
+    def _unmeasured(self, artifact: Artifact) -> Finding:
         on = "" if self.device == "*" else f" on a device called {self.device!r}"
-        because = f"{name} was not measured{on}; run edgekd bench."
-        return self._finding(f"{name}@{self.device}", None, "inconclusive", because)
+        unmeasured = f"{artifact.name} was not measured{on}; run edgekd bench."
+        because = not_executed(artifact) if artifact.not_executed else unmeasured
+        return self._finding(f"{artifact.name}@{self.device}", None, "inconclusive", because)
 
     def _finding(self, subject: str, value: float | None, outcome: Outcome, because: str) -> Finding:
         return Finding(

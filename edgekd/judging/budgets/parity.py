@@ -5,9 +5,9 @@ from typing import Annotated
 from pydantic import Field
 
 from edgekd.core.contracts import Budget
-from edgekd.core.records import Artifact, Finding, Outcome, Report
+from edgekd.core.records import Artifact, Finding, Outcome, Parity, Report
 from edgekd.judging import units, wording
-from edgekd.judging.budgets._subjects import matching, none_matching
+from edgekd.judging.budgets._subjects import matching, none_matching, not_executed
 
 
 class ParityLimit(Budget):
@@ -30,6 +30,8 @@ class ParityLimit(Budget):
 
     def _of(self, artifact: Artifact) -> tuple[Finding, ...]:
         parity = artifact.parity
+        if parity is None:
+            return (self._agreement(artifact.name, None, "inconclusive", not_executed(artifact)),)
         if parity.images == 0:
             because = f"{artifact.name} was compared with the torch student on no images; run edgekd export again."
             return (self._agreement(artifact.name, None, "inconclusive", because),)
@@ -46,10 +48,10 @@ class ParityLimit(Budget):
             f"images ({wording.percent(parity.top1_agreement)}); at least {self.min_agreement} is asked."
         )
         found = self._agreement(artifact.name, value, "pass" if enough else "fail", because)
-        return (found,) if self.max_abs is None else (found, self._distance(artifact, self.max_abs))
+        return (found,) if self.max_abs is None else (found, self._distance(artifact, parity, self.max_abs))
 
-    def _distance(self, artifact: Artifact, limit: float) -> Finding:
-        value = artifact.parity.max_abs
+    def _distance(self, artifact: Artifact, parity: Parity, limit: float) -> Finding:
+        value = parity.max_abs
         return Finding(
             budget="parity max abs",
             subject=artifact.name,
@@ -60,7 +62,7 @@ class ParityLimit(Budget):
             outcome="pass" if value <= limit else "fail",
             because=(
                 f"The largest difference of a logit between {artifact.name} and the torch student is {value:.3g} "
-                f"on {artifact.parity.images:,} images; at most {limit:g} is allowed."
+                f"on {parity.images:,} images; at most {limit:g} is allowed."
             ),
         )
 

@@ -1,9 +1,9 @@
 """The size of an artifact, exactly as its files are on disk."""
 
 from edgekd.core.contracts import Budget
-from edgekd.core.records import Finding, Outcome, Report
+from edgekd.core.records import Artifact, Finding, Outcome, Report
 from edgekd.judging import units
-from edgekd.judging.budgets._subjects import matching, none_matching
+from edgekd.judging.budgets._subjects import matching, none_matching, not_executed
 
 
 class Size(Budget):
@@ -20,9 +20,12 @@ class Size(Budget):
         artifacts = matching(report, self.artifact)
         if not artifacts:
             return (self._finding(self.artifact, None, "inconclusive", none_matching(report, self.artifact)),)
-        return tuple(self._judged(artifact.name, artifact.size_bytes) for artifact in artifacts)
+        return tuple(self._judged(artifact) for artifact in artifacts)
 
-    def _judged(self, name: str, size_bytes: int) -> Finding:
+    def _judged(self, artifact: Artifact) -> Finding:
+        name, size_bytes = artifact.name, artifact.size_bytes
+        if artifact.not_executed:
+            return self._finding(name, None, "inconclusive", not_executed(artifact))
         limit = units.size_bytes(self.max)
         fits = size_bytes <= limit
         side = "within" if fits else "over"

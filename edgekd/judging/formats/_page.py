@@ -88,7 +88,7 @@ class Page:
         self.headline = wording.headline(report, verdict)
         self.verdict_note = f"{wording.tally(verdict).capitalize()}; exit code {verdict.exit_code}. Unknown is not passed."
         self.flips: tuple[tuple[str, Flip], ...] = tuple(
-            (artifact.name, flip) for artifact in report.artifacts for flip in artifact.parity.flips
+            (artifact.name, flip) for artifact in report.artifacts if artifact.parity for flip in artifact.parity.flips
         )
         self.quarantined: tuple[Quarantined, ...] = report.student.data.quarantined
         self.devices = wording.devices(report)
@@ -99,7 +99,8 @@ class Page:
         return _plots.series(self.report, artifact)
 
     def top1(self, artifact: Artifact) -> Interval:
-        """Return an artifact's top-1 with its interval."""
+        """Return the top-1 of an artifact that ran, with its interval."""
+        assert artifact.accuracy is not None
         return stats.wilson(artifact.accuracy.top1_correct, artifact.accuracy.images)
 
     def bar(self, finding: Finding) -> Bar | None:
@@ -131,14 +132,14 @@ class Page:
         if fast is not None and fast.p50_ms is not None:
             note = f"{fast.artifact} on {fast.device.name}{wording.unsteady(fast)}"
             tiles.append(Tile(label="Fastest p50", figure=wording.milliseconds(fast.p50_ms), note=note))
-        if report.artifacts:
-            small = min(report.artifacts, key=lambda artifact: artifact.size_bytes)
+        ran = [artifact for artifact in report.artifacts if not artifact.not_executed]
+        if ran:
+            small = min(ran, key=lambda artifact: artifact.size_bytes)
             tiles.append(Tile(label="Smallest artifact", figure=wording.size(small.size_bytes), note=small.name))
-            seen = [artifact for artifact in report.artifacts if artifact.parity.images]
+            seen = [(a.parity.top1_agreement, a.name) for a in ran if a.parity and a.parity.images]
             if seen:
-                far = min(seen, key=lambda artifact: artifact.parity.top1_agreement)
-                note = f"with torch, lowest: {far.name}"
-                tiles.append(Tile(label="Parity", figure=wording.percent(far.parity.top1_agreement), note=note))
+                lowest, name = min(seen, key=lambda one: one[0])
+                tiles.append(Tile(label="Parity", figure=wording.percent(lowest), note=f"with torch, lowest: {name}"))
         return tiles
 
     def accuracy_scale(self) -> Scale | None:

@@ -101,8 +101,9 @@ def loss_curves(report: Report) -> str:
 
 def accuracy_against_latency(report: Report) -> str:
     """Return accuracy (with its Wilson interval) against p50 (with the processes' range), a dot per measurement."""
-    accuracies = {artifact.name: artifact.accuracy for artifact in report.artifacts}
-    dots = [(summary, summary.p50_ms) for summary in report.latencies if summary.p50_ms is not None]
+    accuracies = {artifact.name: artifact.accuracy for artifact in report.artifacts if artifact.accuracy is not None}
+    measured = [summary for summary in report.latencies if summary.artifact in accuracies]
+    dots = [(summary, summary.p50_ms) for summary in measured if summary.p50_ms is not None]
     if not dots:
         return ""
 

@@ -128,7 +128,10 @@ def _artifacts(report: Report) -> Iterator[str]:
     yield "## Artifacts"
     head = ("Artifact", "Runtime", "Executed", "Size", "Top-1 through runtime", "Agrees with torch", "Max abs")
     yield _table(head, map(_artifact_row, report.artifacts))
-    flips = [(artifact.name, flip) for artifact in report.artifacts for flip in artifact.parity.flips]
+    for artifact in report.artifacts:
+        if artifact.not_executed:
+            yield f"{code(artifact.name)} was not executed: {prose(artifact.not_executed)}"
+    flips = [(artifact.name, flip) for artifact in report.artifacts if artifact.parity for flip in artifact.parity.flips]
     if flips:
         yield _table(
             ("Flip in", "Image", "Label", "Torch says", "Artifact says"),
@@ -142,6 +145,9 @@ def _artifacts(report: Report) -> Iterator[str]:
 
 def _artifact_row(artifact: Artifact) -> tuple[str, ...]:
     accuracy, parity = artifact.accuracy, artifact.parity
+    if accuracy is None or parity is None:
+        nothing = (wording.MISSING,) * 3
+        return (code(artifact.name), wording.MISSING, "**not executed**", wording.size(artifact.size_bytes), *nothing)
     return (
         code(artifact.name),
         prose(artifact.runtime),
