@@ -196,6 +196,7 @@ def _artifact(record: Artifact) -> list[str]:
             f" {record.size_bytes / 1e6:.2f} MB"
         ),
         f"agrees with torch on {parity.top1_agreements} of {parity.images} images, largest difference {parity.max_abs:.2g}",
+        *([f"parity {decision.outcome}: {decision.because}"] if (decision := parity.decision) is not None else []),
         f"top-1 {record.accuracy.top1:.1%} through its own runtime",
     ]
 

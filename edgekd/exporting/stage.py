@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekd.core import agreement
 from edgekd.core.console import Console
 from edgekd.core.contracts import (
     UNKNOWN_LABEL,
@@ -29,7 +30,7 @@ from edgekd.core.predictions import write_predictions
 from edgekd.core.records import Artifact, Checkpoint, InputContract, MadeBy, licences_of_weights
 from edgekd.core.store import begin_stage, checked_file, disk_errors, file_ref, sync_files, write_record
 from edgekd.exporting import parity
-from edgekd.exporting.interface import shown
+from edgekd.exporting.interface import contract_of, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     Logits = np.ndarray[Any, Any]
 
 RECORD = "artifact.json"
+_NAMED = 5  # flips named on the console; the record has them all
 _BATCH = 8  # larger batches make glibc give memory back to the kernel at each step: torch then takes two to five times as long
 
 
@@ -104,7 +106,21 @@ def export(
     with backend.open(folder, written.files, threads=threads) as session:
         logits_NK = _through(session, written, reference, label=name, console=console)
         executed = (session.executed_on, session.executed_precision, session.runtime)
-    return _record(backend, folder, written, reference, logits_NK, executed, from_, made_by)
+    artifact = _record(backend, folder, written, reference, logits_NK, executed, from_, made_by)
+    _tell(artifact, console)
+    return artifact
+
+
+def _tell(artifact: Artifact, console: Console) -> None:
+    decision = artifact.parity.decision
+    assert decision is not None
+    told = f"{artifact.name}: parity {decision.outcome}: {decision.because}"
+    if decision.outcome != "fail":
+        console.say(told)
+    else:
+        flips = [flip.image for flip in artifact.parity.flips]
+        named = f" Flips: {', '.join(flips[:_NAMED])}{' ...' if len(flips) > _NAMED else ''}." if flips else ""
+        console.warn(f"{told}{named} `edgekd export RUN --bisect` finds the first node that departs")
 
 
 def _record(
@@ -121,6 +137,8 @@ def _record(
     samples, classes = reference.images.samples, checkpoint.classes
     files = tuple(file_ref(folder / file, folder=folder) for file in written.files)
     executed_on, executed_precision, runtime = executed
+    found = parity.compare(reference.logits_NK, logits_NK, samples, classes)
+    decision = agreement.decide(found, precision=backend.precision, executed_precision=executed_precision)
     artifact = Artifact(
         made_by=made_by,
         from_=from_,
@@ -135,8 +153,8 @@ def _record(
         outputs=written.outputs,
         opset=written.opset,
         classes=classes,
-        input=checkpoint.input,
-        parity=parity.compare(reference.logits_NK, logits_NK, samples, classes),
+        input=contract_of(written.inputs[0], checkpoint.input),
+        parity=found.model_copy(update={"decision": decision}),
         accuracy=write_predictions(logits_NK, samples, classes, folder),
         licences=licences_of_weights(checkpoint),
     )
@@ -224,7 +242,10 @@ def _check_images(source: Source, checkpoint: Checkpoint) -> None:
 
 
 def _check_written(written: ExportedFiles, checkpoint: Checkpoint, name: str) -> None:
-    wanted = (3, *checkpoint.input.size_px), (len(checkpoint.classes),)
+    image = (*checkpoint.input.size_px, 3) if written.inputs[0].dtype == "uint8" else (3, *checkpoint.input.size_px)
+    if contract_of(written.inputs[0], checkpoint.input).resize_inside:
+        image = (*written.inputs[0].shape[1:3], 3)
+    wanted = image, (len(checkpoint.classes),)
     found = tuple(tuple(spec.shape[1:]) for spec in (*written.inputs, *written.outputs))
     if found != wanted:
         raise IntegrityError(
@@ -235,14 +256,16 @@ def _check_written(written: ExportedFiles, checkpoint: Checkpoint, name: str) ->
 
 def _through(session: Session, written: ExportedFiles, reference: Reference, *, label: str, console: Console) -> "Logits":
     fixed = written.inputs[0].shape[0]
+    contract = contract_of(written.inputs[0], reference.exportable.input)
+    size = fixed if isinstance(fixed, int) else _BATCH
     return _answers(
         session.run,
         reference.images,
-        reference.exportable.input,
-        batch=fixed if isinstance(fixed, int) else _BATCH,
+        contract,
+        batch=1 if contract.resize_inside else size,
         label=label,
         console=console,
-        fill=isinstance(fixed, int),
+        fill=size if isinstance(fixed, int) else 1,
     )
 
 
@@ -254,10 +277,10 @@ def _answers(
     batch: int,
     label: str,
     console: Console,
-    fill: bool = False,
+    fill: int = 1,
     workers: int = 1,
 ) -> "Logits":
-    """Return logits_NK of all images in order; with `fill` the last batch is filled up by repeating its last image.
+    """Return logits_NK of all images in order; batches of less than `fill` images are filled up by repeating their last one.
 
     The next images are prepared while `workers` threads compute; never more than a few batches are held.
     """
@@ -268,11 +291,12 @@ def _answers(
     with console.progress(label, len(images), "images") as progress, ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(images), batch):
             indices = list(range(start, min(start + batch, len(images))))
-            padding = [indices[-1]] * (batch - len(indices)) if fill else []
-            pending.append(pool.submit(answer, prepare_batch(images, [*indices, *padding], contract)))
+            padding = [indices[-1]] * (fill - len(indices))
+            filled = prepare_batch(images, [*indices, *padding], contract)
+            pending.append(pool.submit(lambda given, count: answer(given)[:count], filled, len(indices)))
             while len(pending) > 2 * workers:
                 chunks.append(pending.popleft().result())
                 progress.update(len(chunks) * batch)
         chunks += [future.result() for future in pending]
         progress.update(len(images))
-    return np.concatenate(chunks)[: len(images)]
+    return np.concatenate(chunks)

@@ -6,12 +6,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from edgekd.core.contracts import Backend, Exportable, ExportedFiles
 from edgekd.core.errors import MachineError
 from edgekd.core.parts import need_packages
-from edgekd.exporting.interface import INPUT, Batch, check_input
+from edgekd.exporting.interface import INPUT, Batch, Inputs, Resize, check_input, check_resize, fed_as
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,22 +24,36 @@ _PRECISIONS = {1: "fp32", 10: "fp16", 16: "bf16"}  # TensorProto.DataType
 
 
 class OnnxRuntime(Backend):
-    """ONNX Runtime on the CPU: one self-contained .onnx file that most other runtimes can read too."""
+    """ONNX Runtime on the CPU: one self-contained .onnx file that most other runtimes can read too.
+
+    `inputs: uint8` takes photographs as bytes (batch, height, width, RGB) and scales them inside; with `resize: inside` they may
+    have any size, and the graph resizes and crops like Pillow, to a level of 255.
+    """
 
     requires = ("onnxruntime",)
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16")
     precision: Literal["fp32", "fp16"] = "fp32"
     batch: Batch = "dynamic"
     opset: Annotated[int, Field(ge=11, le=24)] = 18
+    inputs: Inputs = "float"
+    resize: Resize = "outside"
+
+    @model_validator(mode="after")
+    def _resizes_bytes_only(self) -> Self:
+        check_resize(inputs=self.inputs, resize=self.resize)
+        return self
 
     def export(self, exportable: Exportable, folder: Path) -> ExportedFiles:
         """Write one ONNX file; fp16 stores and computes in float16 and keeps float32 input and output."""
         need_packages(self)
-        from edgekd.exporting import graph
+        from edgekd.exporting import graph, pixels
 
+        exportable = fed_as(exportable, inputs=self.inputs, resize=self.resize)
         model = graph.to_onnx(exportable, opset=self.opset, batch=self.batch)
         if self.precision == "fp16":
             model = graph.half(model)
+        if exportable.input.takes_bytes:
+            model = pixels.with_bytes(model, exportable.input)
         (folder / _MODEL).write_bytes(graph.serialized(model))
         inputs, outputs = graph.interface(model)
         return ExportedFiles(files=(_MODEL,), inputs=inputs, outputs=outputs, opset=graph.opset_of(model))
@@ -60,7 +74,9 @@ class _Session:
         self._path = path
         self._threads = threads
         self._session: Any = _load(path, threads=threads)
-        self._shape = tuple(self._session.get_inputs()[0].shape)
+        image = self._session.get_inputs()[0]
+        self._shape = tuple(image.shape)
+        self._dtype = "uint8" if image.type == "tensor(uint8)" else "float32"
         self._output = self._session.get_outputs()[0].name
         self._precision = ""
 
@@ -75,7 +91,7 @@ class _Session:
         return self._precision
 
     def run(self, image_BCHW: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-        check_input(image_BCHW, self._shape)
+        check_input(image_BCHW, self._shape, self._dtype)
         if self._session is None:
             raise RuntimeError("this session is closed")
         answer_BK: np.ndarray[Any, Any] = self._session.run([self._output], {INPUT: image_BCHW})[0]

@@ -5,11 +5,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from pydantic import model_validator
+
 from edgekd.core.contracts import Backend, Exportable, ExportedFiles
 from edgekd.core.errors import MachineError
 from edgekd.core.parts import need_packages
 from edgekd.core.records import TensorSpec
-from edgekd.exporting.interface import FREE_BATCH, Batch, check_input, properties
+from edgekd.exporting.interface import FREE_BATCH, Batch, Inputs, Resize, check_input, check_resize, fed_as, properties
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +27,8 @@ class OpenVino(Backend):
 
     The student goes through the same ONNX graph as onnxruntime's: one trace for both, and a difference between the two is a
     difference between runtimes, not between converters. fp16 stores float16 weights; they are computed in float16 where
-    the CPU has it and in float32 elsewhere, and the artifact says which.
+    the CPU has it and in float32 elsewhere, and the artifact says which. `inputs: uint8` and `resize: inside` mean what they mean
+    for onnxruntime.
     """
 
     requires = ("openvino",)
@@ -33,16 +36,28 @@ class OpenVino(Backend):
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16")
     precision: Literal["fp32", "fp16"] = "fp32"
     batch: Batch = "dynamic"
+    inputs: Inputs = "float"
+    resize: Resize = "outside"
+
+    @model_validator(mode="after")
+    def _resizes_bytes_only(self) -> Self:
+        check_resize(inputs=self.inputs, resize=self.resize)
+        return self
 
     def export(self, exportable: Exportable, folder: Path) -> ExportedFiles:
         """Write the graph (.xml) and its weights (.bin)."""
         need_packages(self)
         import openvino  # type: ignore[import-untyped]
 
-        from edgekd.exporting import graph
+        from edgekd.exporting import graph, pixels
 
+        exportable = fed_as(exportable, inputs=self.inputs, resize=self.resize)
         onnx_model = graph.to_onnx(exportable, batch=self.batch)
+        if exportable.input.takes_bytes:
+            onnx_model = pixels.with_bytes(onnx_model, exportable.input.of_bytes())
         model = openvino.Core().read_model(graph.serialized(onnx_model))
+        if exportable.input.resize_inside:
+            pixels.resize_in_openvino(model, exportable.input)
         _name_by_position(model)
         for key, value in properties(exportable).items():
             model.set_rt_info(value, ["edgekd", key])
@@ -52,7 +67,7 @@ class OpenVino(Backend):
             raise MachineError(f"{folder / _XML}: openvino cannot write it: {_reason(error)}") from error
         return ExportedFiles(
             files=(_XML, _BIN),
-            inputs=tuple(_spec(port) for port in model.inputs),
+            inputs=tuple(pixels.spec_of_photographs(_spec(port)) for port in model.inputs),
             outputs=tuple(_spec(port) for port in model.outputs),
             opset=graph.opset_of(onnx_model),
         )
@@ -83,7 +98,8 @@ class _Session:
         self.executed_on = "+".join(self._compiled.get_property("EXECUTION_DEVICES"))
         self.runtime = f"openvino {openvino.__version__.partition('-')[0]}"
         self._request: Any = self._compiled.create_infer_request()
-        self._shape = _spec(self._compiled.inputs[0]).shape
+        image = _spec(self._compiled.inputs[0])
+        self._shape, self._dtype = image.shape, image.dtype
 
     @property
     def executed_precision(self) -> str:
@@ -95,7 +111,7 @@ class _Session:
         return "+".join(sorted(_PRECISIONS.get(name, name) for name in found)) or "unknown"
 
     def run(self, image_BCHW: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-        check_input(image_BCHW, self._shape)
+        check_input(image_BCHW, self._shape, self._dtype)
         if self._request is None:
             raise RuntimeError("this session is closed")
         self._request.infer([image_BCHW], share_inputs=True)
