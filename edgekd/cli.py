@@ -245,13 +245,30 @@ def pilot(
 
 
 @app.command()
-def export(run: RunDir, json: Json = False, quiet: Quiet = False) -> None:
+def export(
+    run: RunDir,
+    bisect: Annotated[
+        bool, typer.Option("--bisect", help="Find the first node that departs where parity is not a pass.")
+    ] = False,
+    artifact: Annotated[
+        list[str] | None, typer.Option("--artifact", metavar="NAME", help="With --bisect: look at this one; repeatable.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
     """Export a run's student, and check each artifact.
 
-    Parity and accuracy are found on the validation images, through each runtime.
+    Parity and accuracy are found on the validation images, through each runtime. With --bisect the tensors of an artifact are
+    compared with those of the float32 graph, one by one (bisect.json).
     """
     from edgekd import pipeline
 
+    if artifact and not bisect:
+        raise UsageError("--artifact belongs to --bisect")
+    if bisect:
+        found = pipeline.bisect(run, artifacts=artifact or (), command=_command(), console=_console(quiet))
+        _print_records(found, json)
+        return
     _print_records(pipeline.export(run, command=_command(), console=_console(quiet)), json)
 
 

@@ -164,8 +164,8 @@ class Bisection(Record):
     """Where an exported graph departs from the float32 graph of the same student, tensor by tensor over the same images.
 
     `tensors` are in the order of computation; `unmatched` counts those of the float32 graph that the exported graph does not
-    have under any name. The graph that shows its tensors is fused less than the one that is deployed: `shown_db` is the SQNR of
-    its logits, `deployed_db` that of the artifact's own.
+    have under any name. Of the logits, `traced_db` is the SQNR of the float32 ONNX graph against torch, `shown_db` that of the
+    exported graph with its tensors shown (and so less fused), `deployed_db` that of the artifact as it is.
     """
 
     kind: ClassVar[str] = "bisection"
@@ -177,6 +177,7 @@ class Bisection(Record):
     unmatched: int
     first: TensorNoise | None
     worst: tuple[TensorNoise, ...]
+    traced_db: float | None
     shown_db: float | None
     deployed_db: float | None
     finding: str

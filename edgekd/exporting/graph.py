@@ -201,7 +201,9 @@ def _spec(name: str, kind: "TypeProto") -> TensorSpec:
 
 def _float16_converter() -> Any:
     before = list(sys.path)
+    import onnxruntime.transformers.onnx_utils  # type: ignore[import-untyped]  # noqa: F401 - see below
     from onnxruntime.transformers.float16 import convert_float_to_float16  # type: ignore[import-untyped]
 
     sys.path[:] = before  # the package adds its own folder, whose `models` and `benchmark` would shadow other people's
+    # Its quantiser finds the modules of that folder by their bare names, and from now on only if they are loaded already.
     return convert_float_to_float16

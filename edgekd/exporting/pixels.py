@@ -29,12 +29,14 @@ _CUBIC_A = -0.5  # Pillow's
 
 
 def check(contract: InputContract) -> None:
-    """Raise `UsageError` for an interpolation that no graph does as Pillow does it."""
+    """Raise `UsageError` for what no graph does as Pillow does it: other interpolations, a crop larger than the image."""
     if contract.resize_inside and contract.interpolation not in _KERNELS:
         raise UsageError(
             f"{contract.interpolation} is not an interpolation that a graph does as Pillow does; there are {', '.join(_KERNELS)}",
             mend="leave out `resize: inside`",
         )
+    if contract.resize_inside and contract.crop == "center" and contract.resize_px < max(contract.size_px):
+        raise UsageError(f"a crop of {contract.size_px} px cannot be cut out of an image whose short side is {contract.resize_px} px")
 
 
 def with_bytes(model: "onnx.ModelProto", contract: InputContract) -> "onnx.ModelProto":

@@ -59,13 +59,7 @@ class Reference:
         self.images = source.val()
         _check_images(source, checkpoint)
         module = load_student(checkpoint, folder, student)
-        self.exportable = Exportable(
-            module=student.exportable(module),
-            input=checkpoint.input,
-            classes=checkpoint.classes,
-            metadata=about(checkpoint),
-            sample_BCHW=sample_for(checkpoint.input),
-        )
+        self.exportable = exportable_of(checkpoint, student, module)
         # Batches beside one another, each on one core: torch's own threads wait for each other and crawl on a busy machine.
         with _torch_threads(1):
             self.logits_NK = _answers(
@@ -177,6 +171,17 @@ def load_student(checkpoint: Checkpoint, folder: Path, student: Student) -> "nn.
             mend="train it again with a lower learning rate",
         )
     return module
+
+
+def exportable_of(checkpoint: Checkpoint, student: Student, module: "nn.Module") -> Exportable:
+    """Return a checkpoint's loaded student as the backends take it."""
+    return Exportable(
+        module=student.exportable(module),
+        input=checkpoint.input,
+        classes=checkpoint.classes,
+        metadata=about(checkpoint),
+        sample_BCHW=sample_for(checkpoint.input),
+    )
 
 
 def _eager(module: Any) -> "Callable[[Logits], Logits]":
