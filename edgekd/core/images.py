@@ -142,7 +142,9 @@ def prepare_batch(imageset: "ImageSet", indices: Sequence[int], contract: "Input
     if contract.takes_bytes:
         found = [prepare(imageset.load(index), contract) for index in indices]
         if len({image_HWC.shape for image_HWC in found}) > 1:
-            raise DataError("images of several sizes are no batch", mend="export with `resize: outside`, or take them one by one")
+            raise DataError(
+                "images of several sizes are no batch", mend="export with `resize: outside`, or take them one by one"
+            )
         return np.stack(found)
     image_BCHW = np.empty((len(indices), 3, *contract.size_px), dtype=np.float32)
     for row, index in enumerate(indices):

@@ -17,6 +17,7 @@ from edgekd.core.records import Artifact, MadeBy
 from edgekd.core.side_records import Bisection
 from edgekd.core.store import checked_file, write_record
 from edgekd.exporting import exposing, graph, noise
+from edgekd.exporting.pixels import UNIT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,11 +51,8 @@ def examine(
     batch = fixed if isinstance(fixed, int) else "dynamic"
     model = graph.to_onnx(exportable, opset=artifact.opset or graph.DEFAULT_OPSET, batch=batch)
     steps, copies = exposing.steps_of(model), fixed if isinstance(fixed, int) else 1
-    inputs = [
-        tuple(prepare_batch(images, [index] * copies, contract) for contract in (exportable.input, artifact.input))
-        for index in chosen
-    ]
-    found = noise.measure(steps, exposing.shown_by_onnx(model), exported, [(one, other) for one, other in inputs])
+    inputs = [_fed(images, [index] * copies, exportable, artifact, exported) for index in chosen]
+    found = noise.measure(steps, exposing.shown_by_onnx(model), exported, inputs)
     expected = noise.EXPECTED.get(artifact.precision, noise.EXPECTED["int8"])
     tensors = noise.judge(found, steps, expected)
     deployed = noise.Sums()
@@ -80,6 +78,22 @@ def examine(
     )
     write_record(folder / RECORD, record)
     return record
+
+
+def _fed(
+    images: ImageSet, indices: list[int], exportable: Exportable, artifact: Artifact, exported: exposing.Shown
+) -> "tuple[Array, Array]":
+    """Return what the float32 graph and the artifact are fed for the same image.
+
+    Where the artifact makes the tensor in [0, 1] by itself the float32 graph gets that one: how it scales and resizes is judged
+    by its parity, and would hide here what its precision does.
+    """
+    given = prepare_batch(images, indices, artifact.input)
+    if not artifact.input.takes_bytes:
+        return given, given
+    if UNIT in exported.computed:
+        return exported.run([exported.computed[UNIT]], given)[1], given
+    return prepare_batch(images, indices, exportable.input), given
 
 
 def is_due(artifact: Artifact) -> bool:
@@ -120,6 +134,9 @@ def _finding(said: str, traced: noise.Sums, shown: noise.Sums, deployed: noise.S
     if deployed.non_finite > shown.non_finite or _level(shown) - _level(deployed) > expected.step_db:
         kernels = f"as deployed, with its kernels fused, the graph has {noise.db(deployed.sqnr_db)}"
         return f"{said} But {kernels}: what departs is a fused kernel of the runtime, which shows no tensors inside."
+    if shown.non_finite > deployed.non_finite or _level(deployed) - _level(shown) > expected.step_db:
+        wider = f"the logits have {noise.db(deployed.sqnr_db)} as deployed"
+        return f"{said} But {wider}: this runtime computes wider than the file says, and another may not."
     return said
 
 

@@ -114,9 +114,7 @@ def pair(steps: Sequence[Step], exported: Shown) -> tuple[Pair, ...]:
     return tuple(found)
 
 
-def measure(
-    steps: Sequence[Step], reference: Shown, exported: Shown, images: Iterable[tuple[Array, Array]]
-) -> Noise:
+def measure(steps: Sequence[Step], reference: Shown, exported: Shown, images: Iterable[tuple[Array, Array]]) -> Noise:
     """Run both graphs over pairs of inputs (the reference's, the exported graph's) and add up what they differ by.
 
     `steps` are those of the reference.

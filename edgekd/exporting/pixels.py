@@ -36,7 +36,9 @@ def check(contract: InputContract) -> None:
             mend="leave out `resize: inside`",
         )
     if contract.resize_inside and contract.crop == "center" and contract.resize_px < max(contract.size_px):
-        raise UsageError(f"a crop of {contract.size_px} px cannot be cut out of an image whose short side is {contract.resize_px} px")
+        raise UsageError(
+            f"a crop of {contract.size_px} px cannot be cut out of an image whose short side is {contract.resize_px} px"
+        )
 
 
 def with_bytes(model: "onnx.ModelProto", contract: InputContract) -> "onnx.ModelProto":
@@ -143,9 +145,7 @@ def resize_in_openvino(model: Any, contract: InputContract) -> None:
         target = op.divide(op.multiply(sides, op.constant(np.array([contract.resize_px], np.int64))), shortest)
     mode = _PILLOW_MODES[contract.interpolation]
     axes = op.constant(np.array([1, 2], np.int64))
-    cut = op.interpolate(
-        photo, target, mode, "sizes", pads_begin=[0] * 4, pads_end=[0] * 4, cube_coeff=_CUBIC_A, axes=axes
-    )
+    cut = op.interpolate(photo, target, mode, "sizes", pads_begin=[0] * 4, pads_end=[0] * 4, cube_coeff=_CUBIC_A, axes=axes)
     if contract.crop != "squash":
         excess = op.convert(op.subtract(target, op.constant(size)), "f32")
         start = op.convert(op.round(op.divide(excess, op.constant(np.float32(2))), "half_to_even"), "i64")

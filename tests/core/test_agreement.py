@@ -41,7 +41,13 @@ def test_what_is_proven_is_never_rounded_up_to_the_limit() -> None:
 
 @pytest.mark.parametrize(
     ("precision", "flips", "outcome"),
-    [("int8", 1, "pass"), ("int8", 16, "inconclusive"), ("int8", 40, "fail"), ("fp16", 1, "inconclusive"), ("fp16", 16, "fail")],
+    [
+        ("int8", 1, "pass"),
+        ("int8", 16, "inconclusive"),
+        ("int8", 40, "fail"),
+        ("fp16", 1, "inconclusive"),
+        ("fp16", 16, "fail"),
+    ],
 )
 def test_flips_fail_only_when_they_rule_the_limit_out(precision: str, flips: int, outcome: str) -> None:
     """Of 800 images: a few flips still prove the limit, many rule it out, and between them nobody knows."""

@@ -113,7 +113,11 @@ def test_a_sound_graph_has_no_departure() -> None:
 
 def test_an_overflow_in_float16_is_found_where_it_happens() -> None:
     """Activations of some 10^6 fit in float32 and not in float16; what follows brings them back to size."""
-    wide = {"w1": WEIGHTS["w1"] * np.float32(1e6), "w2": WEIGHTS["w2"] * np.float32(1e-3), "w3": WEIGHTS["w3"] * np.float32(1e-3)}
+    wide = {
+        "w1": WEIGHTS["w1"] * np.float32(1e6),
+        "w2": WEIGHTS["w2"] * np.float32(1e-3),
+        "w3": WEIGHTS["w3"] * np.float32(1e-3),
+    }
     tensors, first, said = look(exposing.shown_by_onnx(graph.half(chain(**wide))), "fp16", reference=chain(**wide))
     assert (first.tensor, first.departs) == ("c1", True)
     assert first.non_finite > 0
@@ -176,7 +180,9 @@ def test_one_wrong_activation_range_is_found(quantised: onnx.ModelProto) -> None
     """The scale of one tensor at a fortieth cuts its values off: its node computes well, its quantised form departs."""
     wrong = onnx.ModelProto()
     wrong.CopyFrom(quantised)
-    (scale,) = {node.input[1] for node in wrong.graph.node if node.op_type == "QuantizeLinear" and node.input[0] in ("r1", "c1")}
+    (scale,) = {
+        node.input[1] for node in wrong.graph.node if node.op_type == "QuantizeLinear" and node.input[0] in ("r1", "c1")
+    }
     for tensor in wrong.graph.initializer:
         if tensor.name == scale:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) / np.float32(40), scale))
@@ -232,9 +238,7 @@ def artifact_of(
     source, student = TinySource(), TinyStudent()
     checkpoint, where = write_checkpoint(source, student, net)
     made_by = MadeBy(version="0")
-    reference = stage.Reference(
-        checkpoint=checkpoint, folder=where, student=student, source=source, threads=1, console=CONSOLE
-    )
+    reference = stage.Reference(checkpoint=checkpoint, folder=where, student=student, source=source, threads=1, console=CONSOLE)
     artifact = stage.export(
         reference=reference, backend=backend, folder=folder, threads=1, from_={}, made_by=made_by, console=CONSOLE
     )
@@ -260,7 +264,12 @@ def overflowing() -> nn.Module:
 
 @pytest.mark.parametrize(
     "backend",
-    [OnnxRuntime(), OnnxRuntime(precision="fp16", inputs="uint8"), OnnxRuntime(batch=4), OpenVino(inputs="uint8", resize="inside")],
+    [
+        OnnxRuntime(),
+        OnnxRuntime(precision="fp16", inputs="uint8"),
+        OnnxRuntime(batch=4),
+        OpenVino(inputs="uint8", resize="inside"),
+    ],
     ids=["fp32", "fp16 of bytes", "fixed batch", "openvino of photographs"],
 )
 def test_a_sound_artifact_leaves_a_record_that_says_so(
@@ -278,15 +287,14 @@ def test_a_sound_artifact_leaves_a_record_that_says_so(
 def test_an_artifact_that_overflows_is_explained(
     write_checkpoint: Callable[..., tuple[Checkpoint, Path]], tmp_path: Path
 ) -> None:
-    """Parity fails with NaN or infinity, the artifact is due, and the first convolution is named."""
+    """The first convolution is named; a runtime that computes wider than the file says hides it, and that is said."""
     artifact, found = artifact_of(write_checkpoint, tmp_path / "a", OnnxRuntime(precision="fp16"), overflowing())
-    assert artifact.parity.non_finite > 0
-    assert artifact.parity.decision.outcome == "fail"
     assert bisect.is_due(artifact)
     assert found.first.op == "Conv"
     assert found.first.non_finite > 0
     assert found.first in found.tensors
     assert len(found.worst) <= 10
+    assert artifact.parity.non_finite > 0 or "computes wider" in found.finding
 
 
 def test_a_format_that_shows_nothing_is_refused(
@@ -319,4 +327,5 @@ def test_a_tracer_at_fault_and_a_fused_kernel_are_named() -> None:
     expected = noise.EXPECTED["int8"]
     assert "tracing is at fault" in bisect._finding("Said.", bad, good, good, expected)
     assert "fused kernel" in bisect._finding("Said.", good, good, bad, expected)
+    assert "computes wider" in bisect._finding("Said.", good, bad, good, expected)
     assert bisect._finding("Said.", good, good, good, expected) == "Said."

@@ -347,9 +347,7 @@ def test_parity_as_counted_asks_no_proof(report: Report) -> None:
 def test_parity_of_an_unknown_precision_is_not_passed(report: Report) -> None:
     """A runtime that cannot say what it computed in proves nothing by agreeing."""
     changes = {"images": 5000, "top1_agreements": 5000}
-    blind = with_artifact(
-        report, parity=report.artifacts[0].parity.model_copy(update=changes), executed_precision="unknown"
-    )
+    blind = with_artifact(report, parity=report.artifacts[0].parity.model_copy(update=changes), executed_precision="unknown")
     (finding,) = ParityLimit(min_proven="99%").check(blind)
     assert finding.outcome == "inconclusive"
     assert "does not say what it computed in" in finding.because

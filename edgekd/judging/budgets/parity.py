@@ -125,9 +125,7 @@ def _distance(artifact: Artifact, limit: float) -> Finding:
         f"The largest difference of a logit between {artifact.name} and the torch student is {value:.3g} "
         f"on {artifact.parity.images:,} images; at most {limit:g} is allowed."
     )
-    return _figure(
-        artifact.name, "parity max abs", value, limit, "at most", "pass" if value <= limit else "fail", because
-    )
+    return _figure(artifact.name, "parity max abs", value, limit, "at most", "pass" if value <= limit else "fail", because)
 
 
 def _share(subject: str, budget: str, value: float | None, limit: float, outcome: Outcome, because: str) -> Finding:
