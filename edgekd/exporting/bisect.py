@@ -17,6 +17,7 @@ from edgekd.core.records import Artifact, MadeBy
 from edgekd.core.side_records import Bisection
 from edgekd.core.store import checked_file, write_record
 from edgekd.exporting import exposing, graph, noise
+from edgekd.exporting.interface import Batch
 from edgekd.exporting.pixels import UNIT
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def examine(
     exported = exposing.shown_by(paths[0], precision=artifact.precision)
     console.say(f"{artifact.name}: {len(exported.computed)} tensors against the float32 graph, {len(chosen)} images")
     fixed = artifact.inputs[0].shape[0]
-    batch = fixed if isinstance(fixed, int) else "dynamic"
+    batch: Batch = fixed if isinstance(fixed, int) else "dynamic"
     model = graph.to_onnx(exportable, opset=artifact.opset or graph.DEFAULT_OPSET, batch=batch)
     steps, copies = exposing.steps_of(model), fixed if isinstance(fixed, int) else 1
     inputs = [_fed(images, [index] * copies, exportable, artifact, exported) for index in chosen]

@@ -81,7 +81,7 @@ class Sums:
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
-    """What was measured: every pair's sums, those of the logits, how many tensors had no counterpart, the reference's logits."""
+    """What was measured: the sums of every pair and of the logits, tensors without counterpart, the reference's logits."""
 
     pairs: tuple[Pair, ...]
     sums: tuple[Sums, ...]
@@ -205,6 +205,7 @@ def said_of(tensors: Sequence[TensorNoise], noise: Noise, expected: Expected) ->
 
 
 def db(value: float | None) -> str:
+    """Return an SQNR as people write it; `exact` where there is no error."""
     return "exact" if value is None else f"{value:.1f} dB"
 
 
@@ -221,7 +222,7 @@ def _nearest(
 
 
 def _is_float(array: Array) -> bool:
-    return array.dtype.kind == "f"
+    return np.issubdtype(array.dtype, np.floating)
 
 
 def _comparable(wanted: Array, found: Array) -> bool:

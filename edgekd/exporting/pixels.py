@@ -32,7 +32,7 @@ def check(contract: InputContract) -> None:
     """Raise `UsageError` for what no graph does as Pillow does it: other interpolations, a crop larger than the image."""
     if contract.resize_inside and contract.interpolation not in _KERNELS:
         raise UsageError(
-            f"{contract.interpolation} is not an interpolation that a graph does as Pillow does; there are {', '.join(_KERNELS)}",
+            f"{contract.interpolation} is not an interpolation that a graph does like Pillow; those are {', '.join(_KERNELS)}",
             mend="leave out `resize: inside`",
         )
     if contract.resize_inside and contract.crop == "center" and contract.resize_px < max(contract.size_px):

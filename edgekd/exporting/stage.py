@@ -247,9 +247,9 @@ def _check_images(source: Source, checkpoint: Checkpoint) -> None:
 
 
 def _check_written(written: ExportedFiles, checkpoint: Checkpoint, name: str) -> None:
-    image = (*checkpoint.input.size_px, 3) if written.inputs[0].dtype == "uint8" else (3, *checkpoint.input.size_px)
-    if contract_of(written.inputs[0], checkpoint.input).resize_inside:
-        image = (*written.inputs[0].shape[1:3], 3)
+    takes = contract_of(written.inputs[0], checkpoint.input)
+    sides = written.inputs[0].shape[1:3] if takes.resize_inside else checkpoint.input.size_px
+    image = (*sides, 3) if takes.takes_bytes else (3, *sides)
     wanted = image, (len(checkpoint.classes),)
     found = tuple(tuple(spec.shape[1:]) for spec in (*written.inputs, *written.outputs))
     if found != wanted:

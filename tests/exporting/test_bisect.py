@@ -128,9 +128,6 @@ def test_an_overflow_in_float16_is_found_where_it_happens() -> None:
 def test_an_error_that_grows_slowly_blames_no_single_node() -> None:
     """Every convolution 3 % too large: the logits are far off in the end, and the sentence says that no one node is."""
     slow = {name: (value * np.float32(1.03)) for name, value in WEIGHTS.items()}
-    _, first, said = look(exposing.shown_by_onnx(chain(**slow)), "fp16")
-    assert first.op == "Conv"
-    assert first.departs
     strict = noise.Expected(ceiling_db=65, step_db=40, floor_db=22)
     model = chain()
     steps = exposing.steps_of(model)

@@ -1,4 +1,4 @@
-"""One preparation for every picture: the same bytes give the same tensor in training, evaluation, bench and the graph itself."""
+"""One preparation for every picture: the same bytes give the same tensor in evaluation, export, bench and the graph itself."""
 
 import json
 from collections.abc import Callable
@@ -204,7 +204,7 @@ class OwnMean(nn.Module):
 
 
 def test_another_mean_cannot_be_fed(tmp_path: Path) -> None:
-    """A model of mean 0.5, greys between its mean and ImageNet's: normalised by the caller it errs, and bytes leave no choice."""
+    """A model of mean 0.5, a grey between its mean and ImageNet's: normalised by the caller it errs; bytes leave no choice."""
     model, grey = OwnMean(0.5).eval(), 124  # 124 / 255 is 0.4863: below 0.5, above 0.485
     contract = CONTRACTS[2].model_copy(update={"mean": (0.5,) * 3, "std": (0.5,) * 3})
     image_HWC = np.full((20, 20, 3), grey, np.uint8)

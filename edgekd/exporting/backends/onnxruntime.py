@@ -26,8 +26,8 @@ _PRECISIONS = {1: "fp32", 10: "fp16", 16: "bf16"}  # TensorProto.DataType
 class OnnxRuntime(Backend):
     """ONNX Runtime on the CPU: one self-contained .onnx file that most other runtimes can read too.
 
-    `inputs: uint8` takes photographs as bytes (batch, height, width, RGB) and scales them inside; with `resize: inside` they may
-    have any size, and the graph resizes and crops like Pillow, to a level of 255.
+    `inputs: uint8` takes photographs as bytes (batch, height, width, RGB) and scales them inside; with `resize: inside` they
+    may have any size, and the graph resizes and crops like Pillow, to a level of 255.
     """
 
     requires = ("onnxruntime",)

@@ -27,8 +27,8 @@ class OpenVino(Backend):
 
     The student goes through the same ONNX graph as onnxruntime's: one trace for both, and a difference between the two is a
     difference between runtimes, not between converters. fp16 stores float16 weights; they are computed in float16 where
-    the CPU has it and in float32 elsewhere, and the artifact says which. `inputs: uint8` and `resize: inside` mean what they mean
-    for onnxruntime.
+    the CPU has it and in float32 elsewhere, and the artifact says which. `inputs: uint8` and `resize: inside` mean what they
+    mean for onnxruntime.
     """
 
     requires = ("openvino",)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 
-from edgekd.core import agreement
+from edgekd.core import agreement, stats
 from edgekd.core.contracts import Budget
 from edgekd.core.records import Artifact, Finding, Outcome, Report
 from edgekd.judging import units, wording
@@ -18,8 +18,8 @@ Limit = TypeVar("Limit")
 class ParityLimit(Budget):
     """An artifact answers like the torch student: proven by its images, or as counted on them.
 
-    Without any `min_...`, what every precision owes: a proven top-1 agreement (exact lower bound, 95 %) of 99.9 % for fp32, 99.5 % for
-    fp16, 98 % for int8, and a mean cosine of the logits of .9999, .999, .99; too few images are inconclusive.
+    Without any `min_...`, what every precision owes: a proven top-1 agreement (exact lower bound, 95 %) of 99.9 % for fp32,
+    99.5 % for fp16, 98 % for int8, and a mean cosine of the logits of .9999, .999, .99; too few images are inconclusive.
     `min_proven` and `min_cosine` ask otherwise, one value for all or one a precision: `{fp32: 99%, int8: 95%}`.
     `min_agreement` (99.5%) asks only what was counted on these images: the share with the same first answer.
     `max_abs` also limits the largest difference of a logit. `artifact` is a name or a shell pattern. NaN or infinity in an
@@ -105,7 +105,7 @@ def _proven(artifact: Artifact, limit: float | None) -> Finding:
     outcome, said = agreement.agreement(parity.top1_agreements, parity.images, limit)
     if agreement.UNKNOWN in artifact.executed_precision and outcome == "pass":
         outcome, said = "inconclusive", f"{said}; but {artifact.runtime} does not say what it computed in"
-    low_percent = 100 * agreement.stats.exact_bounds(parity.top1_agreements, parity.images)[0]
+    low_percent = 100 * stats.exact_bounds(parity.top1_agreements, parity.images)[0]
     return _share(name, "parity proven", low_percent, 100 * limit, outcome, f"{name}: {said}.")
 
 
