@@ -319,17 +319,30 @@ def export(
     contract: ContractFile = None,
     out: Out = None,
     set_: Set = None,
+    bisect: Annotated[
+        bool, typer.Option("--bisect", help="Find the first node that departs where parity is not a pass.")
+    ] = False,
+    artifact: Annotated[
+        list[str] | None, typer.Option("--artifact", metavar="NAME", help="With --bisect: look at this one; repeatable.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Export a run's student, and check each artifact.
 
     Parity and accuracy are found on the validation images, through each runtime. Exits with 1 if an int8 artifact drops too
-    much or is not faster than float.
+    much or is not faster than float. With --bisect the tensors of an artifact are compared with those of the float32 graph,
+    one by one (bisect.json).
     """
     from edgekd import pipeline
 
+    if artifact and not bisect:
+        raise UsageError("--artifact belongs to --bisect")
     run = _imported(run, data=data, classes=classes, contract=contract, out=out, set_=set_, quiet=quiet)
+    if bisect:
+        found = pipeline.bisect(run, artifacts=artifact or (), command=_command(), console=_console(quiet))
+        _print_records(found, json)
+        return
     artifacts = pipeline.export(run, command=_command(), console=_console(quiet))
     _print_records(artifacts, json)
     refused = [(one.name, one.quantisation.refused) for one in artifacts if one.quantisation and one.quantisation.refused]

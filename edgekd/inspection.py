@@ -11,7 +11,7 @@ from edgekd.core import gpu, parts
 from edgekd.core.errors import IntegrityError, UsageError
 from edgekd.core.host import device_facts, usable_cores
 from edgekd.core.records import IMPORTED, Artifact, Checkpoint, FileRef, Measurement, Record, Report, Verdict
-from edgekd.core.side_records import RECORDS, BackboneFiles, PilotResult, Probes, TeacherRanking
+from edgekd.core.side_records import RECORDS, BackboneFiles, Bisection, PilotResult, Probes, TeacherRanking
 from edgekd.core.stats import percentile, wilson
 from edgekd.core.store import BASELINE, CHECKPOINT, INT8, START, RunFolder, checked_file, read_record
 
@@ -207,6 +207,7 @@ def _artifact(record: Artifact) -> list[str]:
             f" {record.size_bytes / 1e6:.2f} MB"
         ),
         f"agrees with torch on {parity.top1_agreements} of {parity.images} images, largest difference {parity.max_abs:.2g}",
+        *([f"parity {decision.outcome}: {decision.because}"] if (decision := parity.decision) is not None else []),
         f"top-1 {accuracy.top1:.1%} through its own runtime",
     ]
 
@@ -264,6 +265,23 @@ def _backbone(record: BackboneFiles) -> list[str]:
     return lines
 
 
+def _bisection(record: Bisection) -> list[str]:
+    first = record.first
+    lines = [
+        f"{record.artifact} ({record.runtime}) against the float32 graph on {len(record.images)} images",
+        record.finding,
+        f"{len(record.tensors)} tensors compared, {record.unmatched} without a counterpart",
+    ]
+    shown = [*([("first", first)] if first is not None else []), *(("worst", one) for one in record.worst)]
+    width = max((len(one.tensor) for _, one in shown), default=0)
+    for rank, one in shown:
+        broken = f"  {one.non_finite:,} NaN or infinite" if one.non_finite else ""
+        sqnr = "exact" if one.sqnr_db is None else f"{one.sqnr_db:.1f} dB"
+        figures = f"SQNR {sqnr:>9}  lost {one.lost_db or 0:6.1f} dB"
+        lines.append(f"{rank}  {one.tensor:<{width}}  {one.op:<12} {one.form:<9} {figures}{broken}")
+    return lines
+
+
 def _teacher_ranking(record: TeacherRanking) -> list[str]:
     from edgekd.judging.selection import teacher_lines
 
@@ -286,4 +304,5 @@ _SUMMARIES: dict[type[Record], Callable[..., list[str]]] = {
     BackboneFiles: _backbone,
     TeacherRanking: _teacher_ranking,
     PilotResult: _pilot,
+    Bisection: _bisection,
 }

@@ -14,7 +14,7 @@ from edgekd.core.console import Console
 from edgekd.core.errors import DataError, EvidenceError, UsageError
 from edgekd.core.host import usable_cores
 from edgekd.core.records import Artifact, Checkpoint, Measurement, Report, Verdict
-from edgekd.core.side_records import BackboneFiles, PilotResult, Probes, TeacherRanking
+from edgekd.core.side_records import BackboneFiles, Bisection, PilotResult, Probes, TeacherRanking
 from edgekd.core.store import (
     MARKER,
     RunFolder,
@@ -256,6 +256,22 @@ def export(run: Path, *, command: Sequence[str] | None = None, console: Console 
     """Export the student of a run to every backend of its recipe."""
     with _resume(run, command=command, console=console) as work:
         return work.export_all()
+
+
+def bisect(
+    run: Path,
+    *,
+    artifacts: Sequence[str] = (),
+    command: Sequence[str] | None = None,
+    console: Console | None = None,
+) -> tuple[Bisection, ...]:
+    """Export what is not exported, and find the first node that departs in each of these artifacts.
+
+    Without names: in those whose parity is not a pass.
+    """
+    with _resume(run, command=command, console=console) as work:
+        work.export_all()
+        return work.bisect(artifacts)
 
 
 def bench(run: Path, *, command: Sequence[str] | None = None, console: Console | None = None) -> tuple[Measurement, ...]:

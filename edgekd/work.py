@@ -28,6 +28,7 @@ from edgekd.distilling.job import Job
 from edgekd.recipe import Finetune, Loaded, digest_of_section
 
 if TYPE_CHECKING:
+    from edgekd.core.side_records import Bisection
     from edgekd.distilling.teaching import Teaching
     from edgekd.exporting import stage
 
@@ -282,6 +283,36 @@ class Work:
         from edgekd.exporting import adapting
 
         return adapting.student_of(checkpoint)
+
+    def bisect(self, names: Sequence[str]) -> "tuple[Bisection, ...]":
+        """Find where these artifacts depart from the float32 graph; without names, those whose parity is not a pass."""
+        from edgekd.exporting import bisect, stage
+
+        known = {backend.artifact_name: backend for backend in self.loaded.backends}
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise UsageError(f"the recipe exports no artifact {unknown[0]!r}; it exports {', '.join(known) or 'none'}")
+        records = {name: read_record(Artifact, self.folder.artifact(name)) for name in names or known}
+        chosen = [name for name, record in records.items() if names or bisect.is_due(record)]
+        if not chosen:
+            self.console.say("every artifact passed its parity; name one with --artifact to look all the same")
+            return ()
+        checkpoint = read_record(Checkpoint, self.folder.checkpoint())
+        student = self.loaded.student
+        module = stage.load_student(checkpoint, self.folder.checkpoint().parent, student)
+        exportable, images = stage.exportable_of(checkpoint, student, module), self.source.val()
+        return tuple(
+            bisect.examine(
+                artifact=records[name],
+                folder=self.folder.artifact(name).parent,
+                backend=known[name],
+                exportable=exportable,
+                images=images,
+                made_by=self.made_by,
+                console=self.console,
+            )
+            for name in chosen
+        )
 
     # ------------------------------------------------------------------------------------------------------------- bench
     def bench_all(self) -> tuple[Measurement, ...]:

@@ -17,7 +17,7 @@ from edgekd.core.records import Artifact, MadeBy, Measurement
 from edgekd.core.store import checked_file, disk_errors, write_record
 
 if TYPE_CHECKING:
-    Images = np.ndarray[Any, np.dtype[np.float32]]
+    Images = np.ndarray[Any, np.dtype[np.float32 | np.uint8]]
 
 
 def bench(
@@ -109,12 +109,19 @@ def _check_plan(artifact: Artifact, plan: Mapping[str, int]) -> None:
 
 
 def _prepared(source: Source, artifact: Artifact, images: int, seed: int) -> "Images":
-    """Return the images as the artifact takes them, at most `images`; a small validation set gives fewer."""
+    """Return the images as the artifact takes them, at most `images`; a small validation set gives fewer.
+
+    For a graph that resizes by itself all are brought to the size of the first, as a camera's would be.
+    """
     val = source.val()
     if len(val) == 0:
         raise DataError("there are no validation images to time with")
-    chosen = np.random.default_rng(seed).permutation(len(val))[:images]
-    return prepare_batch(val, [int(index) for index in chosen], artifact.input)
+    chosen = [int(index) for index in np.random.default_rng(seed).permutation(len(val))[:images]]
+    if not artifact.input.resize_inside:
+        return prepare_batch(val, chosen, artifact.input)
+    size_px = val.load(chosen[0]).shape[:2]
+    frames = artifact.input.model_copy(update={"size_px": size_px, "crop": "squash", "resize_inside": False})
+    return prepare_batch(val, chosen, frames)
 
 
 def _timed(artifact: Artifact, folder: Path, device: Device, plan: TimingPlan, console: Console) -> tuple[Samples, ...]:

@@ -29,7 +29,7 @@ from edgekd.core.records import Fact, WorkerSamples
 if TYPE_CHECKING:
     import numpy as np
 
-    Images = np.ndarray[Any, np.dtype[np.float32]]
+    Images = np.ndarray[Any, np.dtype[np.float32 | np.uint8]]
 
 PROTOCOL = "0"
 _PR_SET_PDEATHSIG = 1
@@ -106,14 +106,18 @@ def measure(backend: Backend, plan: WorkerPlan, images_NCHW: "Images", *, clock:
 
 
 def batches_of(images_NCHW: "Images", batch: int) -> "list[Images]":
-    """Return C-contiguous batches that between them hold every image; the last one is filled up from the beginning."""
+    """Return C-contiguous batches that between them hold every image; the last one is filled up from the beginning.
+
+    Bytes stay bytes, everything else becomes float32.
+    """
     import numpy as np
 
     count = len(images_NCHW)
     if images_NCHW.ndim != 4 or count == 0:
         raise UsageError(f"expected images in an array of 4 axes NCHW, found the shape {images_NCHW.shape}")
+    kind = np.uint8 if images_NCHW.dtype == np.uint8 else np.float32
     starts = range(0, count, batch)
-    return [np.ascontiguousarray(images_NCHW[np.arange(start, start + batch) % count], dtype=np.float32) for start in starts]
+    return [np.ascontiguousarray(images_NCHW[np.arange(start, start + batch) % count], dtype=kind) for start in starts]
 
 
 def _timed(session: Session, batches: "Sequence[Images]", iterations: int, clock: Clock) -> list[int]:

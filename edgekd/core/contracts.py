@@ -259,7 +259,7 @@ class Session(Protocol):
         ...
 
     def run(self, image_BCHW: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-        """Return logits_BK as a host-readable float32 array; `image_BCHW` is float32 in [0, 1]."""
+        """Return logits_BK as a host-readable float32 array; `image_BCHW` is float32 in [0, 1], or uint8 BHWC."""
         ...
 
     def __enter__(self) -> Self:

@@ -116,22 +116,36 @@ def read_file(path: Path) -> bytes:
 
 
 def prepare(image_HWC: "np.ndarray[Any, Any]", contract: "InputContract") -> "np.ndarray[Any, Any]":
-    """Return float32 CHW in [0, 1] of a uint8 RGB image, as the contract says: resize (antialiased), crop, divide by 255.
+    """Return a uint8 RGB image as the contract says: resized (antialiased) and cropped, float32 CHW divided by 255.
 
+    A contract of bytes is left with uint8 HWC, the very numbers that the others divide; one that resizes inside with the image
+    as it was decoded.
     Sizes and offsets are rounded as torchvision and timm round them: long side `int(resize_px * long / short)`, crop offset
     `round((side - size) / 2)`, halves to even. Raises `DataError` if the crop is larger than the resized image.
     """
     import numpy as np
 
+    if contract.takes_bytes:
+        return image_HWC if contract.resize_inside else _cut(image_HWC, contract)
     image_CHW = np.empty((3, *contract.size_px), dtype=np.float32)
     _prepare_into(image_CHW, image_HWC, contract)
     return image_CHW
 
 
 def prepare_batch(imageset: "ImageSet", indices: Sequence[int], contract: "InputContract") -> "np.ndarray[Any, Any]":
-    """Return float32 BCHW in [0, 1]: the images at `indices`, each decoded and prepared."""
+    """Return float32 BCHW in [0, 1], or uint8 BHWC for a contract of bytes: the images at `indices`, decoded and prepared.
+
+    Raises `DataError` if images that are resized inside the graph differ in size, so that they are no batch.
+    """
     import numpy as np
 
+    if contract.takes_bytes:
+        found = [prepare(imageset.load(index), contract) for index in indices]
+        if len({image_HWC.shape for image_HWC in found}) > 1:
+            raise DataError(
+                "images of several sizes are no batch", mend="export with `resize: outside`, or take them one by one"
+            )
+        return np.stack(found)
     image_BCHW = np.empty((len(indices), 3, *contract.size_px), dtype=np.float32)
     for row, index in enumerate(indices):
         _prepare_into(image_BCHW[row], imageset.load(index), contract)
@@ -139,6 +153,13 @@ def prepare_batch(imageset: "ImageSet", indices: Sequence[int], contract: "Input
 
 
 def _prepare_into(image_CHW: "np.ndarray[Any, Any]", image_HWC: "np.ndarray[Any, Any]", contract: "InputContract") -> None:
+    import numpy as np
+
+    cut_HWC = _cut(image_HWC, contract)
+    np.divide(cut_HWC.transpose(2, 0, 1), np.float32(255), out=image_CHW, dtype=np.float32)
+
+
+def _cut(image_HWC: "np.ndarray[Any, Any]", contract: "InputContract") -> "np.ndarray[Any, Any]":
     import numpy as np
     from PIL import Image
 
@@ -149,7 +170,7 @@ def _prepare_into(image_CHW: "np.ndarray[Any, Any]", image_HWC: "np.ndarray[Any,
         photo = photo.resize((width_px, height_px), kernel)
     else:
         photo = _resized_and_cropped(photo, contract, kernel)
-    np.divide(np.asarray(photo).transpose(2, 0, 1), np.float32(255), out=image_CHW, dtype=np.float32)
+    return np.asarray(photo)
 
 
 def _resized_and_cropped(photo: "Image.Image", contract: "InputContract", kernel: "Image.Resampling") -> "Image.Image":

@@ -116,7 +116,8 @@ class InputContract(Fact):
 
     Decode to RGB uint8 with the EXIF rotation applied; resize so that the short side is `resize_px` (or, with
     `crop: squash`, both sides to `size_px`); crop the centre `size_px`; divide by 255. `mean` and `std` are applied
-    inside the graph (`normalisation_inside`), never by the caller.
+    inside the graph (`normalisation_inside`), never by the caller. In layout NHWC the graph takes the bytes themselves
+    (`value_range` 0 to 255, uint8) and divides; with `resize_inside` it resizes and crops too.
     """
 
     size_px: tuple[int, int]
@@ -126,9 +127,36 @@ class InputContract(Fact):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     normalisation_inside: bool = True
-    layout: Literal["NCHW"] = "NCHW"
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
     channels: Literal["RGB"] = "RGB"
     value_range: tuple[float, float] = (0.0, 1.0)
+    resize_inside: bool = False
+
+    @model_validator(mode="after")
+    def _one_of_two_forms(self) -> Self:
+        if self.value_range != ((0.0, 255.0) if self.takes_bytes else (0.0, 1.0)):
+            raise ValueError(f"images in layout {self.layout} do not have values from {self.value_range}")
+        if self.resize_inside and not self.takes_bytes:
+            raise ValueError("only a graph that takes bytes (layout NHWC) resizes by itself")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out `resize_inside` where it is not so: records made before there was such a thing keep their digest."""
+        facts: dict[str, Any] = write(self)
+        if not self.resize_inside:
+            facts.pop("resize_inside", None)
+        return facts
+
+    @property
+    def takes_bytes(self) -> bool:
+        """Return whether the graph takes uint8 NHWC, as decoded, and scales by itself; else float32 NCHW in [0, 1]."""
+        return self.layout == "NHWC"
+
+    def of_bytes(self, *, resize_inside: bool = False) -> "InputContract":
+        """Return the contract of the same model in a graph that takes uint8 NHWC."""
+        changes = {"layout": "NHWC", "value_range": (0.0, 255.0), "resize_inside": resize_inside}
+        return self.model_copy(update=changes)
 
 
 class Accuracy(Fact):
@@ -290,6 +318,20 @@ class Flip(Fact):
     label: str
 
 
+class ParityDecision(Fact):
+    """What an artifact's parity proves, held against the limits of its precision (shares are fractions).
+
+    `agreement_low` and `agreement_high` are exact (Clopper-Pearson) bounds, each with 95 % confidence for itself.
+    """
+
+    outcome: Literal["pass", "fail", "inconclusive"]
+    agreement_low: float
+    agreement_high: float
+    min_agreement: float | None
+    min_cosine: float | None
+    because: str
+
+
 class Parity(Fact):
     """How far an artifact's logits, through its own runtime, are from the torch student's on the same real images."""
 
@@ -301,6 +343,15 @@ class Parity(Fact):
     top1_agreements: int
     flips: tuple[Flip, ...]
     non_finite: int = 0
+    decision: ParityDecision | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out an absent decision, so that artifacts made before there was one keep their digest."""
+        facts: dict[str, Any] = write(self)
+        if self.decision is None:
+            facts.pop("decision", None)
+        return facts
 
     @property
     def top1_agreement(self) -> float:

@@ -142,7 +142,51 @@ class PilotResult(Record):
     decision: str
 
 
+class TensorNoise(Fact):
+    """How far one tensor of an exported graph is from the float32 graph's: `computed` by its node, or as `quantised` after it.
+
+    `sqnr_db` is signal over error, None where the two are equal bit by bit; `lost_db` is how much of it this node cost,
+    None if nothing. `non_finite` counts values that only the exported graph has NaN or infinite.
+    """
+
+    tensor: str
+    node: str
+    op: str
+    form: Literal["computed", "quantised"]
+    sqnr_db: float | None
+    lost_db: float | None
+    max_abs: float
+    non_finite: int
+    departs: bool
+
+
+class Bisection(Record):
+    """Where an exported graph departs from the float32 graph of the same student, tensor by tensor over the same images.
+
+    `tensors` are in the order of computation; `unmatched` counts those of the float32 graph that the exported graph does not
+    have under any name. Of the logits, `traced_db` is the SQNR of the float32 ONNX graph against torch, `shown_db` that of the
+    exported graph with its tensors shown (and so less fused), `deployed_db` that of the artifact as it is.
+    """
+
+    kind: ClassVar[str] = "bisection"
+    artifact: str
+    precision: str
+    runtime: str
+    images: tuple[str, ...]
+    tensors: tuple[TensorNoise, ...]
+    unmatched: int
+    first: TensorNoise | None
+    worst: tuple[TensorNoise, ...]
+    traced_db: float | None
+    shown_db: float | None
+    deployed_db: float | None
+    finding: str
+
+
 RECORDS: dict[str, type[Record]] = {
     record.kind: record
-    for record in (Checkpoint, Artifact, Measurement, Report, Verdict, Probes, BackboneFiles, TeacherRanking, PilotResult)
+    for record in (
+        *(Checkpoint, Artifact, Measurement, Report, Verdict),
+        *(Probes, BackboneFiles, TeacherRanking, PilotResult, Bisection),
+    )
 }

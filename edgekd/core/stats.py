@@ -8,6 +8,7 @@ from typing import Literal
 from edgekd.core.records import Interval
 
 CONFIDENCE = 0.95
+_MOST_TRIALS = 10**9
 _Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
 
 FLOORS = {50: 11, 90: 64, 95: 130, 99: 662}
@@ -33,6 +34,51 @@ def trials_to_decide(share: float, limit: float) -> int | None:
     if share == limit:
         return None
     return math.ceil(_Z**2 * limit * (1 - limit) / (share - limit) ** 2)
+
+
+def exact_bounds(successes: int, trials: int) -> tuple[float, float]:
+    """Return the Clopper-Pearson bounds of a share; each holds for itself (one-sided) with 95 % confidence.
+
+    Raises `ValueError` unless 0 <= successes <= trials and trials > 0.
+    """
+    from scipy.stats import binomtest
+
+    if trials <= 0:
+        raise ValueError("a share of no trials does not exist")
+    ends = [
+        binomtest(successes, trials, alternative=alternative).proportion_ci(confidence_level=CONFIDENCE, method="exact")
+        for alternative in ("greater", "less")
+    ]
+    return float(ends[0].low), float(ends[1].high)
+
+
+def trials_to_prove(share: float, limit: float) -> int | None:
+    """Return how many trials at an observed share put its exact one-sided bound on one side of a limit; None if none do.
+
+    With a share of 1 these are the smallest n with limit ** n <= 5 %: 299, 598 and 2,995 for 99, 99.5 and 99.9 %.
+    """
+    from scipy.special import betaincinv  # type: ignore[import-untyped]
+
+    if share == limit or not 0 < limit < 1:
+        return None
+    miss = 1 - CONFIDENCE
+
+    def decided(trials: int) -> bool:
+        right, wrong = share * trials, (1 - share) * trials
+        if share > limit:
+            return bool((miss ** (1 / trials) if share == 1 else betaincinv(right, wrong + 1, miss)) >= limit)
+        return bool((1 - miss ** (1 / trials) if share == 0 else betaincinv(right + 1, wrong, CONFIDENCE)) < limit)
+
+    enough = 1
+    while not decided(enough):
+        enough *= 2
+        if enough > _MOST_TRIALS:
+            return None
+    too_few = enough // 2
+    while enough - too_few > 1:
+        middle = (enough + too_few) // 2
+        too_few, enough = (too_few, middle) if decided(middle) else (middle, enough)
+    return enough
 
 
 def mcnemar(only_a_right: int, only_b_right: int, *, alternative: Literal["two-sided", "greater"] = "two-sided") -> float:

@@ -16,7 +16,8 @@ import numpy as np
 
 from edgekd.core.contracts import Attempt, Calibration, ExportedFiles
 from edgekd.core.errors import UsageError
-from edgekd.exporting import graph, inspect
+from edgekd.core.records import InputContract
+from edgekd.exporting import graph, inspect, pixels
 from edgekd.exporting.activations import CALIBRATORS, Seen, observe
 from edgekd.exporting.interface import INPUT
 
@@ -46,14 +47,25 @@ class Scheme:
 class OnnxQuantiser:
     """A float32 graph that was calibrated once, and is quantised by as many schemes as asked."""
 
-    def __init__(self, model: "ModelProto", calibration: Calibration, *, keep_float: Sequence[str] = ()) -> None:
-        """Prepare the graph; no scheme touches the nodes `keep_float`, and one that is not there raises `UsageError`."""
+    def __init__(
+        self,
+        model: "ModelProto",
+        calibration: Calibration,
+        *,
+        takes: InputContract | None = None,
+        keep_float: Sequence[str] = (),
+    ) -> None:
+        """Prepare the graph, which takes floats; what is written takes the bytes of the contract `takes`, if there is one.
+
+        No scheme touches the nodes `keep_float`, and one that is not there raises `UsageError`.
+        """
         import onnxruntime  # type: ignore[import-untyped]
 
         self.engine = f"onnxruntime {onnxruntime.__version__}"
         self.model = _prepared(model)
         self._properties = {entry.key: entry.value for entry in model.metadata_props}
         self._calibration = calibration
+        self._takes = takes
         self._kept = tuple(keep_float)
         known = {node.name for node in self.model.graph.node}
         if unknown := [name for name in keep_float if name not in known]:
@@ -113,6 +125,8 @@ class OnnxQuantiser:
             import onnx
 
             model = graph.stripped(self.quantised(scheme))
+            if self._takes is not None:
+                model = pixels.with_bytes(model, self._takes)
             onnx.helper.set_model_props(model, self._properties)
             (folder / _MODEL).write_bytes(graph.serialized(model))
             inspect.written_here(folder / _MODEL)

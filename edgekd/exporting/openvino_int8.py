@@ -11,6 +11,8 @@ from edgekd.core.contracts import Attempt, Calibration, ExportedFiles
 from edgekd.core.errors import MachineError, UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from edgekd.exporting.onnx_int8 import OnnxQuantiser
 
 _QDQ = {"naive": "naive, from ONNX", "mse + bias correction": "mse + bias correction, from ONNX"}
@@ -30,9 +32,13 @@ class OpenVinoQuantiser:
         calibration: Calibration,
         save: "Callable[[Any, Path], ExportedFiles]",
         *,
+        takes_bytes: bool = False,
         keep_float: Sequence[str] = (),
     ) -> None:
-        """Take the float model; raises `UsageError` if one of `keep_float` is no layer of it, `MachineError` without NNCF."""
+        """Take the float model, which may take bytes.
+
+        Raises `UsageError` if one of `keep_float` is no layer of it, `MachineError` without NNCF.
+        """
         if find_spec("nncf") is None:
             raise MachineError(
                 "openvino int8 needs the package nncf, which is not installed", mend="pip install 'edgekd[openvino]'"
@@ -43,6 +49,7 @@ class OpenVinoQuantiser:
         self.engine = f"nncf {nncf.__version__}"
         self._model, self._qdq, self._calibration, self._save = model, qdq, calibration, save
         self._kept = list(keep_float)
+        self._fed = _as_bytes if takes_bytes else _as_they_are
         names = {layer.get_friendly_name() for layer in model.get_ops()}
         if unknown := [name for name in keep_float if name not in names]:
             raise UsageError(f"`keep_float`: there is no layer {unknown[0]!r} in the OpenVINO model")
@@ -86,7 +93,7 @@ class OpenVinoQuantiser:
             return float(right_N.mean()), right_N.astype(float).tolist()
 
         def judged() -> Iterator[Any]:
-            return ((x[i : i + 1], y[i : i + 1]) for x, y in self._calibration.judged() for i in range(len(x)))
+            return ((self._fed(x[i : i + 1]), y[i : i + 1]) for x, y in self._calibration.judged() for i in range(len(x)))
 
         return nncf.quantize_with_accuracy_control(
             self._model.clone(),
@@ -122,7 +129,9 @@ class OpenVinoQuantiser:
         import nncf
 
         # One image each: NNCF takes the mean of the extremes over what it is given, and a batch has others than an image.
-        return nncf.Dataset(_Again(lambda: (x[i : i + 1] for x in self._calibration.batches() for i in range(len(x)))))
+        return nncf.Dataset(
+            _Again(lambda: (self._fed(x[i : i + 1]) for x in self._calibration.batches() for i in range(len(x))))
+        )
 
 
 class _Again:
@@ -133,6 +142,15 @@ class _Again:
 
     def __iter__(self) -> Iterator[Any]:
         return self._begin()
+
+
+def _as_they_are(image_BCHW: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+    return image_BCHW
+
+
+def _as_bytes(image_BCHW: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+    """Return uint8 BHWC: the very bytes that were divided by 255."""
+    return (image_BCHW * 255).round().astype("uint8").transpose(0, 2, 3, 1)
 
 
 def _count(calibration: Calibration) -> int:

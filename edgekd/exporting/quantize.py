@@ -24,6 +24,7 @@ from edgekd.core.images import prepare_batch
 from edgekd.core.plan import Quantise
 from edgekd.core.records import Candidate, Quantisation, digest_of
 from edgekd.exporting import parity
+from edgekd.exporting.interface import contract_of
 
 if TYPE_CHECKING:
     Logits = np.ndarray[Any, Any]
@@ -160,11 +161,12 @@ class Search:
 
     def _batches_of(self, written: ExportedFiles) -> Iterator[tuple["Logits", int]]:
         fixed = written.inputs[0].shape[0]
-        size = fixed if isinstance(fixed, int) else _BATCH
+        contract = contract_of(written.inputs[0], self.exportable.input)
+        size = 1 if contract.resize_inside else fixed if isinstance(fixed, int) else _BATCH
         for first in range(0, len(self.chosen), size):
             indices = self.chosen[first : first + size]
-            padding = [indices[-1]] * (size - len(indices)) if isinstance(fixed, int) else []
-            yield prepare_batch(self.images, [*indices, *padding], self.exportable.input), len(indices)
+            padding = [indices[-1]] * (fixed - len(indices)) if isinstance(fixed, int) else []
+            yield prepare_batch(self.images, [*indices, *padding], contract), len(indices)
 
     def _calibration(self) -> Calibration:
         contract = self.exportable.input
@@ -196,16 +198,17 @@ class Search:
 
         The least of a round's calls counts: what disturbs one call has nothing to do with the model.
         """
-        fed = {one.folder: next(self._single(one)) for one in models}
+        fed = {one.folder: self._single(one.written) for one in models}
         for turn in range(_ROUNDS + 1):
             for one in models[:: 1 if turn % 2 else -1]:
                 least_ns = min(_call_ns(one.session, fed[one.folder]) for _ in range(_CALLS))
                 if turn:  # the first round warms up
                     one.times_ms.append(least_ns / 1e6)
 
-    def _single(self, one: _Tried) -> Iterator["Logits"]:
-        fixed = one.written.inputs[0].shape[0]
-        yield prepare_batch(self.images, self.chosen[:1] * (fixed if isinstance(fixed, int) else 1), self.exportable.input)
+    def _single(self, written: ExportedFiles) -> "Logits":
+        fixed = written.inputs[0].shape[0]
+        indices = self.chosen[:1] * (fixed if isinstance(fixed, int) else 1)
+        return prepare_batch(self.images, indices, contract_of(written.inputs[0], self.exportable.input))
 
     def _choose(self, tried: Sequence[_Tried], reference: _Tried, best_float: _Tried) -> tuple[_Tried, str]:
         kept = [one for one in tried if self._drop(one, reference) <= self.settings.max_drop]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekd.core import agreement
 from edgekd.core.console import Console
 from edgekd.core.contracts import (
     UNKNOWN_LABEL,
@@ -31,7 +32,7 @@ from edgekd.core.predictions import write_predictions
 from edgekd.core.records import Artifact, Checkpoint, InputContract, MadeBy, Quantisation, licences_of_weights
 from edgekd.core.store import begin_stage, checked_file, disk_errors, file_ref, sync_files, write_record
 from edgekd.exporting import parity
-from edgekd.exporting.interface import shown
+from edgekd.exporting.interface import contract_of, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 RECORD = "artifact.json"
 NOT_EXECUTED = "not executed"
+_NAMED = 5  # flips named on the console; the record has them all
 _BATCH = 8  # larger batches make glibc give memory back to the kernel at each step: torch then takes two to five times as long
 
 
@@ -71,13 +73,7 @@ class Reference:
         self.images = source.val()
         _check_images(source, checkpoint)
         module = load_student(checkpoint, folder, student)
-        self.exportable = Exportable(
-            module=student.exportable(module),
-            input=checkpoint.input,
-            classes=checkpoint.classes,
-            metadata=about(checkpoint),
-            sample_BCHW=sample_for(checkpoint.input),
-        )
+        self.exportable = exportable_of(checkpoint, student, module)
         self.held_against = held_against or self.exportable
         self.logits_NK = eager_answers(module, self.images, checkpoint.input, label="torch", console=console, workers=threads)
         broken_N = ~parity.finite(self.logits_NK)
@@ -121,7 +117,21 @@ def export(
         with backend.open(folder, written.files, threads=threads) as session:
             logits_NK = _through(session, written, reference, label=name, console=console)
             ran = _Ran(session.executed_on, session.executed_precision, session.runtime, logits_NK)
-    return _record(backend, folder, written, reference, ran, quantisation, from_, made_by)
+    artifact = _record(backend, folder, written, reference, ran, quantisation, from_, made_by)
+    _tell(artifact, console)
+    return artifact
+
+
+def _tell(artifact: Artifact, console: Console) -> None:
+    if artifact.parity is None or (decision := artifact.parity.decision) is None:
+        return
+    told = f"{artifact.name}: parity {decision.outcome}: {decision.because}"
+    if decision.outcome != "fail":
+        console.say(told)
+    else:
+        flips = [flip.image for flip in artifact.parity.flips]
+        named = f" Flips: {', '.join(flips[:_NAMED])}{' ...' if len(flips) > _NAMED else ''}." if flips else ""
+        console.warn(f"{told}{named} `edgekd export RUN --bisect` finds the first node that departs")
 
 
 def _written(
@@ -169,6 +179,10 @@ def _record(
     samples, classes = reference.images.samples, checkpoint.classes
     files = tuple(file_ref(folder / file, folder=folder) for file in written.files)
     logits_NK = ran.logits_NK
+    found = None if logits_NK is None else parity.compare(reference.logits_NK, logits_NK, samples, classes)
+    if found is not None:
+        decision = agreement.decide(found, precision=backend.precision, executed_precision=ran.precision)
+        found = found.model_copy(update={"decision": decision})
     artifact = Artifact(
         made_by=made_by,
         from_=from_,
@@ -183,8 +197,8 @@ def _record(
         outputs=written.outputs,
         opset=written.opset,
         classes=classes,
-        input=checkpoint.input,
-        parity=None if logits_NK is None else parity.compare(reference.logits_NK, logits_NK, samples, classes),
+        input=contract_of(written.inputs[0], checkpoint.input),
+        parity=found,
         accuracy=None if logits_NK is None else write_predictions(logits_NK, samples, classes, folder),
         licences=licences_of_weights(checkpoint),
         quantisation=quantisation,
@@ -209,6 +223,17 @@ def load_student(checkpoint: Checkpoint, folder: Path, student: Student) -> "nn.
             mend="train it again with a lower learning rate",
         )
     return module
+
+
+def exportable_of(checkpoint: Checkpoint, student: Student, module: "nn.Module") -> Exportable:
+    """Return a checkpoint's loaded student as the backends take it."""
+    return Exportable(
+        module=student.exportable(module),
+        input=checkpoint.input,
+        classes=checkpoint.classes,
+        metadata=about(checkpoint),
+        sample_BCHW=sample_for(checkpoint.input),
+    )
 
 
 def eager_answers(
@@ -283,7 +308,10 @@ def _check_images(source: Source, checkpoint: Checkpoint) -> None:
 
 
 def _check_written(written: ExportedFiles, checkpoint: Checkpoint, name: str) -> None:
-    wanted = (3, *checkpoint.input.size_px), (len(checkpoint.classes),)
+    takes = contract_of(written.inputs[0], checkpoint.input)
+    sides = written.inputs[0].shape[1:3] if takes.resize_inside else checkpoint.input.size_px
+    image = (*sides, 3) if takes.takes_bytes else (3, *sides)
+    wanted = image, (len(checkpoint.classes),)
     found = tuple(tuple(spec.shape[1:]) for spec in (*written.inputs, *written.outputs))
     if found != wanted:
         raise IntegrityError(
@@ -294,14 +322,16 @@ def _check_written(written: ExportedFiles, checkpoint: Checkpoint, name: str) ->
 
 def _through(session: Session, written: ExportedFiles, reference: Reference, *, label: str, console: Console) -> "Logits":
     fixed = written.inputs[0].shape[0]
+    contract = contract_of(written.inputs[0], reference.exportable.input)
+    size = fixed if isinstance(fixed, int) else _BATCH
     return _answers(
         session.run,
         reference.images,
-        reference.exportable.input,
-        batch=fixed if isinstance(fixed, int) else _BATCH,
+        contract,
+        batch=1 if contract.resize_inside else size,
         label=label,
         console=console,
-        fill=isinstance(fixed, int),
+        fill=size if isinstance(fixed, int) else 1,
     )
 
 
@@ -313,10 +343,10 @@ def _answers(
     batch: int,
     label: str,
     console: Console,
-    fill: bool = False,
+    fill: int = 1,
     workers: int = 1,
 ) -> "Logits":
-    """Return logits_NK of all images in order; with `fill` the last batch is filled up by repeating its last image.
+    """Return logits_NK of all images in order; batches of less than `fill` images are filled up by repeating their last one.
 
     The next images are prepared while `workers` threads compute; never more than a few batches are held.
     """
@@ -327,11 +357,12 @@ def _answers(
     with console.progress(label, len(images), "images") as progress, ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(images), batch):
             indices = list(range(start, min(start + batch, len(images))))
-            padding = [indices[-1]] * (batch - len(indices)) if fill else []
-            pending.append(pool.submit(answer, prepare_batch(images, [*indices, *padding], contract)))
+            padding = [indices[-1]] * (fill - len(indices))
+            filled = prepare_batch(images, [*indices, *padding], contract)
+            pending.append(pool.submit(lambda given, count: answer(given)[:count], filled, len(indices)))
             while len(pending) > 2 * workers:
                 chunks.append(pending.popleft().result())
                 progress.update(len(chunks) * batch)
         chunks += [future.result() for future in pending]
         progress.update(len(images))
-    return np.concatenate(chunks)[: len(images)]
+    return np.concatenate(chunks)

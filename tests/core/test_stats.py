@@ -152,3 +152,49 @@ def test_floors_are_mlperfs_early_stopping_rule() -> None:
 
     assert {percent: smallest(percent / 100) for percent in (50, 90, 95, 99)} == stats.FLOORS
     assert stats.FLOORS == {50: 11, 90: 64, 95: 130, 99: 662}
+
+
+# -------------------------------------------------------------------------------------------------------- exact bounds
+@pytest.mark.parametrize(("images", "percent"), [(299, 99.0), (598, 99.5), (2995, 99.9), (149, 98.0)])
+def test_no_flip_on_so_many_images_proves_so_much(images: int, percent: float) -> None:
+    """The bound of n of n is 0.05 ** (1 / n); one image less does not prove it."""
+    assert stats.exact_bounds(images, images)[0] >= percent / 100
+    assert stats.exact_bounds(images - 1, images - 1)[0] < percent / 100
+    assert stats.trials_to_prove(1.0, percent / 100) == images
+
+
+@pytest.mark.parametrize(("right", "of"), [(7, 10), (1, 3), (790, 800), (0, 5), (5, 5)])
+def test_exact_bounds_are_where_the_binomial_tail_is_five_percent(right: int, of: int) -> None:
+    """At the lower bound so many or more are seen with 5 %, at the upper so few or fewer: summed here term by term."""
+
+    def at_least(count: int, share: float) -> float:
+        return math.fsum(math.comb(of, k) * share**k * (1 - share) ** (of - k) for k in range(count, of + 1))
+
+    low, high = stats.exact_bounds(right, of)
+    assert (low, right) == (0.0, 0) or at_least(right, low) == pytest.approx(0.05, abs=1e-9)
+    assert (high, right) == (1.0, of) or 1 - at_least(right + 1, high) == pytest.approx(0.05, abs=1e-9)
+
+
+@pytest.mark.parametrize(("share", "limit"), [(0.999, 0.995), (0.99, 0.98), (0.97, 0.98), (0.0, 0.5), (0.996, 0.995)])
+def test_the_trials_to_prove_are_the_fewest_that_do(share: float, limit: float) -> None:
+    """At ten times as many, rounded to whole counts, the bound is past the limit; at half as many it is not."""
+    needed = stats.trials_to_prove(share, limit)
+    assert needed is not None
+
+    def decided(trials: int) -> bool:
+        low, high = stats.exact_bounds(round(share * trials), trials)
+        return low >= limit if share > limit else high < limit
+
+    assert decided(10 * needed)
+    assert needed < 3 or not decided(needed // 2)
+
+
+def test_no_number_of_trials_proves_what_is_observed() -> None:
+    """A share that is the limit itself is never decided, nor is all or nothing."""
+    assert [stats.trials_to_prove(*pair) for pair in ((0.99, 0.99), (0.5, 1.0), (0.5, 0.0))] == [None] * 3
+
+
+def test_bounds_of_no_trials_are_refused() -> None:
+    """There is no share of nothing."""
+    with pytest.raises(ValueError, match="no trials"):
+        stats.exact_bounds(0, 0)

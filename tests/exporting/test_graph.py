@@ -102,6 +102,19 @@ def test_older_and_newer_opsets_are_written_as_asked(opset: int, batch: Any) -> 
     np.testing.assert_allclose(logits(model, IMAGE_BCHW[:2]), eager(tiny_student(), IMAGE_BCHW[:2]), rtol=0, atol=1e-6)
 
 
+def test_an_operator_that_an_opset_does_not_have_is_one_message() -> None:
+    """Attention came with opset 14: asked for 11, the message names the opset and what to do, without torch's traceback."""
+
+    class Attends(nn.Module):
+        def forward(self, image_BCHW: torch.Tensor) -> torch.Tensor:
+            rows = image_BCHW[:, :, :3].mean(dim=1)
+            return nn.functional.scaled_dot_product_attention(rows, rows, rows)[:, 0, :3]
+
+    with pytest.raises(UsageError, match=r"cannot be exported to ONNX opset 11: .*scaled_dot_product") as raised:
+        graph.to_onnx(tiny_exportable(Attends().eval()), opset=11)
+    assert "opset: 18" in raised.value.mend
+
+
 def test_another_opset_than_asked_is_refused(monkeypatch: pytest.MonkeyPatch, model: onnx.ModelProto) -> None:
     """An exporter that writes what it likes does not get through."""
     monkeypatch.setattr(graph, "_trace", lambda *_: model)

@@ -40,6 +40,20 @@ def test_openvino_is_never_left_to_choose_bf16(precision: str, capabilities: set
     assert precision_hint(precision, capabilities) == hint
 
 
+def test_openvino_fp32_is_pinned_and_executed_in_fp32(tmp_path: Path) -> None:
+    """Left alone it computes in bf16 on a CPU that has it; the compiled model of an fp32 artifact is told f32 and says fp32."""
+    import openvino
+
+    files = exported(OpenVino(), tmp_path)
+    with OpenVino().open(tmp_path, files, threads=1) as session:
+        assert session._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
+        assert session.executed_precision == "fp32"
+    core = openvino.Core()
+    if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        alone = core.compile_model(core.read_model(tmp_path / "model.xml"), "CPU")
+        assert alone.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "bf16"
+
+
 def test_openvino_names_the_precision_that_its_kernels_compute_in(tmp_path: Path) -> None:
     """The answer is the compiled graph's: float16 weights on a CPU without float16 are computed in float32."""
     import openvino

@@ -305,6 +305,61 @@ def test_parity_refuses_an_impossible_distance(max_abs: float) -> None:
         ParityLimit(min_agreement="99%", max_abs=max_abs)
 
 
+def proven(report: Report, *, images: int, flips: int = 0, precision: str = "fp32", **options: object) -> list[tuple]:
+    """Return (budget, outcome, value, limit) of a parity budget over one artifact with so many flips."""
+    changes = {"images": images, "top1_agreements": images - flips, "logit_cosine_mean": 0.99995}
+    parity = report.artifacts[0].parity.model_copy(update=changes)
+    changed = with_artifact(report, parity=parity, precision=precision)
+    return [(f.budget, f.outcome, f.value, f.limit) for f in ParityLimit(**options).check(changed)]
+
+
+@pytest.mark.parametrize(("precision", "images", "limit"), [("fp32", 2995, 99.9), ("fp16", 598, 99.5), ("int8", 149, 98.0)])
+def test_parity_without_options_asks_what_the_precision_owes(report: Report, precision: str, images: int, limit: float) -> None:
+    """The exact lower bound of the agreement and the mean cosine; an image less is inconclusive, not a pass."""
+    enough, cosine = proven(report, images=images, precision=precision)
+    assert (enough[:2], enough[3]) == (("parity proven", "pass"), pytest.approx(limit))
+    assert enough[2] == pytest.approx(100 * 0.05 ** (1 / images))
+    assert cosine[:3] == ("parity cosine", "pass", 0.99995)
+    assert [found[1] for found in proven(report, images=images - 1, precision=precision)] == ["inconclusive", "pass"]
+
+
+def test_parity_is_ruled_out_by_flips(report: Report) -> None:
+    """20 flips of 300 leave no room for 98 %, so that more images would not help."""
+    assert proven(report, images=300, flips=20, precision="int8")[0][1] == "fail"
+
+
+def test_parity_limits_can_be_given_for_each_precision(report: Report) -> None:
+    """One value for all, or one a precision; a precision that is not named is inconclusive."""
+    asked = {"min_proven": {"fp32": "99%", "int8": "90%"}}
+    assert [f[1:2] for f in proven(report, images=299, **asked)] == [("pass",)]
+    assert [f[1:2] for f in proven(report, images=40, precision="int8", **asked)] == [("pass",)]
+    assert [f[1:2] for f in proven(report, images=299, precision="fp16", **asked)] == [("inconclusive",)]
+    assert [f[:2] for f in proven(report, images=9, min_cosine=0.9)] == [("parity cosine", "pass")]
+    assert [f[:2] for f in proven(report, images=9, min_cosine={"fp32": 0.99999})] == [("parity cosine", "fail")]
+    assert [f[:2] for f in proven(report, images=9, min_cosine={"int8": 0.9})] == [("parity cosine", "inconclusive")]
+
+
+def test_parity_as_counted_asks_no_proof(report: Report) -> None:
+    """`min_agreement` alone is the share of these images, as it was written."""
+    assert proven(report, images=10, min_agreement="99%") == [("parity", "pass", 100.0, 99.0)]
+
+
+def test_parity_of_an_unknown_precision_is_not_passed(report: Report) -> None:
+    """A runtime that cannot say what it computed in proves nothing by agreeing."""
+    changes = {"images": 5000, "top1_agreements": 5000}
+    blind = with_artifact(report, parity=report.artifacts[0].parity.model_copy(update=changes), executed_precision="unknown")
+    (finding,) = ParityLimit(min_proven="99%").check(blind)
+    assert finding.outcome == "inconclusive"
+    assert "does not say what it computed in" in finding.because
+
+
+@pytest.mark.parametrize("options", [{"min_proven": "100%"}, {"min_proven": {"int7": "90%"}}, {"min_cosine": 2.0}])
+def test_parity_refuses_limits_that_nothing_can_reach(options: dict) -> None:
+    """No number of images proves 100 %, and there is no precision int7."""
+    with pytest.raises(ValidationError):
+        ParityLimit(**options)
+
+
 def test_summaries_are_what_the_budget_reads(report: Report) -> None:
     """The fixture's summaries carry both percentiles for every process, so the tests above start from a decided case."""
     for summary in report.latencies:

@@ -1,8 +1,10 @@
 """A user's mistake gives one clear message and the right exit code, and leaves what was there intact."""
 
 import errno
+import importlib.util
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,31 @@ def fails(experiment: Path, edgekd: Call) -> Callable[..., str]:
         return err
 
     return call
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (("export.0.precision=fp3",), r"export.0.precision.*'fp32'.*\(found 'fp3'\)"),
+        (("export.0.opset=10",), r"export.0.opset.*greater than or equal to 11 \(found 10\)"),
+        (("export.0.opset=99",), r"export.0.opset.*less than or equal to 24 \(found 99\)"),
+        (("export.0.inputs=bytes",), r"export.0.inputs.*'float' or 'uint8' \(found 'bytes'\)"),
+        (("export.0.resize=inside",), r"`resize: inside` needs `inputs: uint8`"),
+        (("export.0.use=onnxrt",), r"no backend is called 'onnxrt'. Did you mean onnxruntime"),
+    ],
+)
+def test_what_a_backend_cannot_do_is_refused_before_training(fails: Callable[..., str], changes: tuple, said: str) -> None:
+    """Unknown precision, opset out of reach, unknown backend: the key, what is allowed, what was found."""
+    assert re.search(said, fails(*changes))
+
+
+def test_a_backend_without_its_package(fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 4 before anything is trained, with the line to install it."""
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else find_spec(name))
+    said = fails("export=[openvino]", code=4)
+    assert "openvino needs the package openvino, which is not installed" in said
+    assert "pip install 'edgekd[openvino]'" in said
 
 
 def test_a_missing_folder(fails: Callable[..., str]) -> None:

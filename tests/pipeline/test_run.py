@@ -170,6 +170,23 @@ main(sys.argv[1:])
         assert done.returncode == 0, done.stderr
 
 
+def test_export_says_what_its_parity_proves_and_where_it_departs(finished: Path, edgekd: Call) -> None:
+    """Twelve images prove no 99.9 %: the artifact is looked into, every tensor of it is sound, and the record stays valid."""
+    artifact = read_record(Artifact, RunFolder(finished / "run").artifact("onnxruntime-fp32"))
+    assert artifact.parity.decision.outcome == "inconclusive"
+    assert "2,995 images would decide" in artifact.parity.decision.because
+    code, out, err = edgekd("export", finished / "run", "--bisect")
+    assert (code, "onnxruntime-fp32: kept" in err) == (0, True)
+    assert "No node departs" in out
+    assert "0 without a counterpart" in out
+    assert edgekd("show", finished / "run/artifacts/onnxruntime-fp32/bisect.json")[1] == out
+    assert edgekd("verify", finished / "run")[0] == 0
+    code, _, err = edgekd("export", finished / "run", "--bisect", "--artifact", "openvino-fp16")
+    assert (code, "exports no artifact 'openvino-fp16'; it exports onnxruntime-fp32" in err) == (2, True)
+    code, _, err = edgekd("export", finished / "run", "--artifact", "onnxruntime-fp32")
+    assert (code, "--artifact belongs to --bisect" in err) == (2, True)
+
+
 def test_gate_by_another_file_of_budgets(finished: Path, edgekd: Call) -> None:
     """An impossible size fails with exit code 1, and the same records judged twice give the same bytes."""
     budgets = finished / "strict.yaml"

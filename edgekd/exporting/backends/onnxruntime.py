@@ -6,14 +6,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from edgekd.core.contracts import Backend, Calibration, Exportable, ExportedFiles, Quantiser
 from edgekd.core.errors import MachineError
 from edgekd.core.parts import need_packages
 from edgekd.core.plan import Quantise
 from edgekd.exporting import inspect
-from edgekd.exporting.interface import INPUT, Batch, check_input, refuse_int8
+from edgekd.exporting.interface import INPUT, Batch, Inputs, Resize, check_input, check_resize, fed_as, refuse_int8
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +31,8 @@ _COMPLAINTS = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "No
 class OnnxRuntime(Backend):
     """ONNX Runtime on the CPU: one self-contained .onnx file that most other runtimes can read too.
 
+    `inputs: uint8` takes photographs as bytes (batch, height, width, RGB) and scales them inside; with `resize: inside` they
+    may have any size, and the graph resizes and crops like Pillow, to a level of 255.
     `precision: original` is for imported models that are quantised or halved already: they stay as they came.
     """
 
@@ -40,17 +42,27 @@ class OnnxRuntime(Backend):
     quantise: Quantise | None = None
     batch: Batch = "dynamic"
     opset: Annotated[int, Field(ge=11, le=24)] = 18
+    inputs: Inputs = "float"
+    resize: Resize = "outside"
+
+    @model_validator(mode="after")
+    def _resizes_bytes_only(self) -> Self:
+        check_resize(inputs=self.inputs, resize=self.resize)
+        return self
 
     def export(self, exportable: Exportable, folder: Path) -> ExportedFiles:
         """Write one ONNX file; fp16 stores and computes in float16 and keeps float32 input and output."""
         need_packages(self)
         refuse_int8(self)
-        from edgekd.exporting import graph
+        from edgekd.exporting import graph, pixels
 
+        exportable = fed_as(exportable, inputs=self.inputs, resize=self.resize)
         model = graph.to_onnx(exportable, opset=self.opset, batch=self.batch)
         graph.check_precision(exportable, model, self.precision)
         if self.precision == "fp16":
             model = graph.half(model)
+        if exportable.input.takes_bytes:
+            model = pixels.with_bytes(model, exportable.input)
         (folder / _MODEL).write_bytes(graph.serialized(model))
         inspect.written_here(folder / _MODEL)
         inputs, outputs = graph.interface(model)
@@ -62,9 +74,11 @@ class OnnxRuntime(Backend):
         from edgekd.exporting import graph
         from edgekd.exporting.onnx_int8 import OnnxQuantiser
 
+        exportable = fed_as(exportable, inputs=self.inputs, resize=self.resize)
         model = graph.to_onnx(exportable, opset=self.opset, batch=self.batch)
         graph.check_precision(exportable, model, self.precision)
-        return OnnxQuantiser(model, calibration, keep_float=(self.quantise or Quantise()).keep_float)
+        takes = exportable.input if exportable.input.takes_bytes else None
+        return OnnxQuantiser(model, calibration, takes=takes, keep_float=(self.quantise or Quantise()).keep_float)
 
     def inspect(self, folder: Path, files: Sequence[str]) -> None:
         """Read the file as untrusted input, unless this process has just written it."""
@@ -87,7 +101,9 @@ class _Session:
         self._path = path
         self._threads = threads
         self._session: Any = _load(path, threads=threads)
-        self._shape = tuple(self._session.get_inputs()[0].shape)
+        image = self._session.get_inputs()[0]
+        self._shape = tuple(image.shape)
+        self._dtype = "uint8" if image.type == "tensor(uint8)" else "float32"
         self._output = self._session.get_outputs()[0].name
         self._precision = ""
 
@@ -102,7 +118,7 @@ class _Session:
         return self._precision
 
     def run(self, image_BCHW: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-        check_input(image_BCHW, self._shape)
+        check_input(image_BCHW, self._shape, self._dtype)
         if self._session is None:
             raise RuntimeError("this session is closed")
         try:

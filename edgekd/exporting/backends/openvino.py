@@ -5,13 +5,25 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from pydantic import model_validator
+
 from edgekd.core.contracts import Backend, Calibration, Exportable, ExportedFiles, Quantiser
 from edgekd.core.errors import IntegrityError, MachineError, UsageError
 from edgekd.core.parts import need_packages
 from edgekd.core.plan import Quantise
 from edgekd.core.records import TensorSpec
 from edgekd.exporting import inspect
-from edgekd.exporting.interface import FREE_BATCH, Batch, check_input, properties, refuse_int8
+from edgekd.exporting.interface import (
+    FREE_BATCH,
+    Batch,
+    Inputs,
+    Resize,
+    check_input,
+    check_resize,
+    fed_as,
+    properties,
+    refuse_int8,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +39,8 @@ class OpenVino(Backend):
 
     The student goes through the same ONNX graph as onnxruntime's: one trace for both, and a difference between the two is a
     difference between runtimes, not between converters. fp16 stores float16 weights; they are computed in float16 where
-    the CPU has it and in float32 elsewhere, and the artifact says which.
+    the CPU has it and in float32 elsewhere, and the artifact says which. `inputs: uint8` and `resize: inside` mean what they
+    mean for onnxruntime.
     """
 
     requires = ("openvino",)
@@ -36,11 +49,19 @@ class OpenVino(Backend):
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     quantise: Quantise | None = None
     batch: Batch = "dynamic"
+    inputs: Inputs = "float"
+    resize: Resize = "outside"
+
+    @model_validator(mode="after")
+    def _resizes_bytes_only(self) -> Self:
+        check_resize(inputs=self.inputs, resize=self.resize)
+        return self
 
     def export(self, exportable: Exportable, folder: Path) -> ExportedFiles:
         """Write the graph (.xml) and its weights (.bin)."""
         need_packages(self)
         refuse_int8(self)
+        exportable = fed_as(exportable, inputs=self.inputs, resize=self.resize)
         return self._save(self._model(exportable), exportable, folder)
 
     def quantiser(self, exportable: Exportable, calibration: Calibration) -> Quantiser:
@@ -51,20 +72,26 @@ class OpenVino(Backend):
         from edgekd.exporting.openvino_int8 import OpenVinoQuantiser
 
         kept = (self.quantise or Quantise()).keep_float
-        qdq = OnnxQuantiser(graph.to_onnx(exportable, batch=self.batch), calibration, keep_float=kept)
+        exportable = fed_as(exportable, inputs=self.inputs, resize=self.resize)
+        takes = exportable.input.of_bytes() if exportable.input.takes_bytes else None
+        qdq = OnnxQuantiser(graph.to_onnx(exportable, batch=self.batch), calibration, takes=takes, keep_float=kept)
 
         def save(model: Any, folder: Path) -> ExportedFiles:
             return self._save(model, exportable, folder)
 
-        return OpenVinoQuantiser(self._model(exportable), qdq, calibration, save, keep_float=kept)
+        return OpenVinoQuantiser(
+            self._model(exportable), qdq, calibration, save, takes_bytes=takes is not None, keep_float=kept
+        )
 
     def _model(self, exportable: Exportable) -> Any:
         import openvino  # type: ignore[import-untyped]
 
-        from edgekd.exporting import graph
+        from edgekd.exporting import graph, pixels
 
         onnx_model = graph.to_onnx(exportable, batch=self.batch)
         graph.check_precision(exportable, onnx_model, self.precision)
+        if exportable.input.takes_bytes:
+            onnx_model = pixels.with_bytes(onnx_model, exportable.input.of_bytes())
         try:
             model = openvino.Core().read_model(graph.serialized(onnx_model))
         except RuntimeError as error:
@@ -75,8 +102,11 @@ class OpenVino(Backend):
     def _save(self, model: Any, exportable: Exportable, folder: Path) -> ExportedFiles:
         import openvino
 
+        from edgekd.exporting import pixels
         from edgekd.exporting.graph import DEFAULT_OPSET
 
+        if exportable.input.resize_inside:
+            pixels.resize_in_openvino(model, exportable.input)
         _name_by_position(model)  # once more, for what a quantiser has added
         for key, value in properties(exportable).items():
             model.set_rt_info(value, ["edgekd", key])
@@ -86,7 +116,7 @@ class OpenVino(Backend):
             raise MachineError(f"{folder / _XML}: openvino cannot write it: {_reason(error)}") from error
         return ExportedFiles(
             files=(_XML, _BIN),
-            inputs=tuple(_spec(port) for port in model.inputs),
+            inputs=tuple(pixels.spec_of_photographs(_spec(port)) for port in model.inputs),
             outputs=tuple(_spec(port) for port in model.outputs),
             opset=DEFAULT_OPSET,
         )
@@ -126,7 +156,8 @@ class _Session:
         self.executed_on = "+".join(self._compiled.get_property("EXECUTION_DEVICES"))
         self.runtime = f"openvino {openvino.__version__.partition('-')[0]}"
         self._request: Any = self._compiled.create_infer_request()
-        self._shape = _spec(self._compiled.inputs[0]).shape
+        image = _spec(self._compiled.inputs[0])
+        self._shape, self._dtype = image.shape, image.dtype
 
     @property
     def executed_precision(self) -> str:
@@ -138,7 +169,7 @@ class _Session:
         return "+".join(sorted(found)) or "unknown"
 
     def run(self, image_BCHW: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-        check_input(image_BCHW, self._shape)
+        check_input(image_BCHW, self._shape, self._dtype)
         if self._request is None:
             raise RuntimeError("this session is closed")
         self._request.infer([image_BCHW], share_inputs=True)

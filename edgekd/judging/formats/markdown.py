@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from edgekd.core import stats
 from edgekd.core.contracts import Format
-from edgekd.core.records import Artifact, LatencySummary, Report, Verdict
+from edgekd.core.records import Artifact, LatencySummary, Parity, Report, Verdict
 from edgekd.judging import quantisation, wording
 
 LONGEST_LIST = 20
@@ -154,7 +154,7 @@ def _artifact_row(artifact: Artifact) -> tuple[str, ...]:
         prose(f"{artifact.executed_precision} on {artifact.executed_on}"),
         wording.size(artifact.size_bytes),
         wording.share_interval(stats.wilson(accuracy.top1_correct, accuracy.images)) if accuracy.images else wording.MISSING,
-        f"{wording.percent(parity.top1_agreement)} of {parity.images:,}" if parity.images else wording.MISSING,
+        f"{wording.percent(parity.top1_agreement)} of {parity.images:,}{_proven(parity)}" if parity.images else wording.MISSING,
         f"{parity.max_abs:.2g}" + (f", {parity.non_finite:,} NaN or infinite" if parity.non_finite else ""),
     )
 
@@ -166,6 +166,10 @@ def _quantisations(report: Report) -> Iterator[str]:
             yield f"**Refused:** {prose(search.refused)}."
         yield _table(quantisation.COLUMNS, (tuple(map(prose, row)) for row in quantisation.rows(search)))
         yield prose(quantisation.told(search))
+
+
+def _proven(parity: Parity) -> str:
+    return f" (proves {100 * parity.decision.agreement_low:.1f} %)" if parity.decision is not None else ""
 
 
 def _latencies(report: Report) -> Iterator[str]:
