@@ -245,13 +245,29 @@ def pilot(
 
 
 @app.command()
-def export(run: RunDir, json: Json = False, quiet: Quiet = False) -> None:
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder; with --bundle also one of its artifacts/ folders.")],
+    bundle: Annotated[
+        bool, typer.Option("--bundle", help="Also write what a device needs, as a folder and a .tar.gz.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="With --bundle: where to (default: RUN/bundles).")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
     """Export a run's student, and check each artifact.
 
-    Parity and accuracy are found on the validation images, through each runtime.
+    Parity and accuracy are found on the validation images, through each runtime. A bundle holds the model, its input contract,
+    a model card, and programs in Python and C++ that need neither edgekd nor torch.
     """
     from edgekd import pipeline
 
+    if bundle:
+        _print_records(pipeline.bundle(run, out=out, command=_command(), console=_console(quiet)), json)
+        return
+    if out is not None:
+        raise UsageError("--out belongs to --bundle; artifacts stand in the run folder")
     _print_records(pipeline.export(run, command=_command(), console=_console(quiet)), json)
 
 
@@ -311,8 +327,13 @@ def show(
 
 
 @app.command()
-def verify(run: RunDir) -> None:
-    """Check every digest of a run, back to the weights."""
+def verify(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a bundle: its folder or its .tar.gz.")],
+) -> None:
+    """Check every digest of a run, or of a bundle.
+
+    A run is checked back to the weights; in a bundle, any changed byte is found.
+    """
     from edgekd import inspection
 
     _print_lines(inspection.verify(run))

@@ -53,6 +53,10 @@ class RunFolder:
         """Return the record of an artifact's latency on a device."""
         return self.root / "measurements" / f"{artifact}@{device}.json"
 
+    def bundle(self, artifact: str) -> Path:
+        """Return the folder of an artifact's bundle; its archive stands beside it."""
+        return self.root / "bundles" / artifact
+
     def artifacts(self) -> list[Path]:
         """Return the artifact records that are there, sorted by name."""
         return sorted((self.root / "artifacts").glob("*/artifact.json"))
@@ -234,7 +238,11 @@ def locked(folder: Path) -> Iterator[None]:
 
 def _refuse_namesakes(folder: Path) -> None:
     # Stages empty their folders before they write; with --overwrite these could be somebody's work.
-    taken = [name for name in (CHECKPOINT, BASELINE, START, "arms", "artifacts", "measurements") if (folder / name).exists()]
+    taken = [
+        name
+        for name in (CHECKPOINT, BASELINE, START, "arms", "artifacts", "bundles", "measurements")
+        if (folder / name).exists()
+    ]
     if taken:
         raise UsageError(
             f"{folder}: holds {', '.join(taken)}, which edgekd would empty and did not make; nothing was touched",
