@@ -65,6 +65,8 @@ def verify(run: Path) -> list[str]:
 
     Raises `IntegrityError` naming the first that is wrong.
     """
+    if not run.exists():
+        raise UsageError(f"{run}: there is no such file or folder")
     if bundles.is_bundle(run):
         contract = bundles.check(run)
         return [f"ok  {run}  {contract.runtime} {contract.precision}  {contract.digest()[:12]}"]

@@ -173,15 +173,18 @@ def _usage(contract: Bundle) -> Iterator[str]:
 def _input(contract: Bundle) -> Iterator[str]:
     rules, spec = contract.input, contract.inputs[0]
     height, width = rules.size_px
-    if rules.crop == "squash":
-        cut = f"resized to {height} x {width}"
-    else:
+    cut = f"resized to {height} x {width}"
+    if rules.crop != "squash":
         cut = f"short side resized to {rules.resize_px}, centre {height} x {width} cut out"
+    resizes_itself = all(isinstance(side, str) for side in spec.shape[1:3])
     shape = " x ".join(map(str, spec.shape))
     yield from ("## What it takes", "")
-    yield f"RGB, upright as EXIF says, {cut} ({rules.interpolation}, antialiased), as {spec.dtype} {shape}"
-    yield f"({_code(spec.name)}), {'0 to 255' if spec.dtype == 'uint8' else '0 to 1'}. The model normalises for itself: mean"
-    yield f"{list(rules.mean)}, std {list(rules.std)}. `contract.json` says the same to programs."
+    yield f"RGB, upright as EXIF says, {'of any size' if resizes_itself else f'{cut} ({rules.interpolation}, antialiased)'},"
+    yield f"as {spec.dtype} {shape} ({_code(spec.name)}), values from 0 to {255 if spec.dtype == 'uint8' else 1}."
+    if resizes_itself:
+        yield f"The model does the rest by itself: {cut} ({rules.interpolation}, antialiased)."
+    yield f"It normalises for itself, too: mean {list(rules.mean)}, std {list(rules.std)}."
+    yield "`contract.json` says the same to programs."
 
 
 def _origin(contract: Bundle, checkpoint: Checkpoint | None) -> Iterator[str]:

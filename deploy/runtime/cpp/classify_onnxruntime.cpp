@@ -14,7 +14,9 @@ namespace {
 class Classifier {
   public:
     Classifier(const Contract& contract, int threads)
-        : contract_(contract), environment_(ORT_LOGGING_LEVEL_ERROR, "classify"), session_(environment_, path_of(contract).c_str(), options_of(threads)) {}
+        : contract_(contract),
+          environment_(ORT_LOGGING_LEVEL_ERROR, "classify"),
+          session_(environment_, path_of(contract).c_str(), options_of(threads)) {}
 
     std::vector<float> operator()(Tensor& tensor) {
         const char* inputs[] = {contract_.input_name.c_str()};
@@ -46,8 +48,10 @@ class Classifier {
     // The value borrows the tensor's memory.
     Ort::Value value_of(Tensor& tensor) const {
         const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
-        const auto& shape = contract_.shape;
-        if (contract_.bytes) return Ort::Value::CreateTensor<std::uint8_t>(memory, tensor.bytes.data(), tensor.bytes.size(), shape.data(), shape.size());
+        const auto& shape = tensor.shape;
+        if (contract_.bytes)
+            return Ort::Value::CreateTensor<std::uint8_t>(memory, tensor.bytes.data(), tensor.bytes.size(), shape.data(),
+                                                          shape.size());
         return Ort::Value::CreateTensor<float>(memory, tensor.floats.data(), tensor.floats.size(), shape.data(), shape.size());
     }
 

@@ -21,15 +21,17 @@ class Classifier {
   public:
     Classifier(const Contract& contract, int threads) : contract_(contract) {
         ov::Core core;
-        auto model = core.compile_model(
-            contract.folder + contract.model, "CPU", ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY), ov::num_streams(1),
-            ov::inference_num_threads(threads), ov::hint::inference_precision(precision_of(core, contract.precision)));
+        auto model = core.compile_model(contract.folder + contract.model, "CPU",
+                                        ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY), ov::num_streams(1),
+                                        ov::inference_num_threads(threads),
+                                        ov::hint::inference_precision(precision_of(core, contract.precision)));
         request_ = model.create_infer_request();
     }
 
     std::vector<float> operator()(Tensor& tensor) {
-        const ov::Shape shape(contract_.shape.begin(), contract_.shape.end());
-        request_.set_input_tensor(contract_.bytes ? ov::Tensor(ov::element::u8, shape, tensor.bytes.data()) : ov::Tensor(ov::element::f32, shape, tensor.floats.data()));
+        const ov::Shape shape(tensor.shape.begin(), tensor.shape.end());
+        request_.set_input_tensor(contract_.bytes ? ov::Tensor(ov::element::u8, shape, tensor.bytes.data())
+                                                  : ov::Tensor(ov::element::f32, shape, tensor.floats.data()));
         request_.infer();
         const ov::Tensor answer = request_.get_output_tensor();
         return {answer.data<float>(), answer.data<float>() + answer.get_shape().back()};

@@ -77,7 +77,8 @@ bool read_jpeg_header(JpegFile& file, const std::string& content) {
 bool read_jpeg_samples(JpegFile& file) {
     if (setjmp(file.errors.back)) return false;
     jpeg_start_decompress(&file.decoder);
-    const std::size_t row_bytes = static_cast<std::size_t>(file.decoder.output_width) * static_cast<std::size_t>(file.decoder.output_components);
+    const std::size_t row_bytes =
+        static_cast<std::size_t>(file.decoder.output_width) * static_cast<std::size_t>(file.decoder.output_components);
     while (file.decoder.output_scanline < file.decoder.output_height) {
         JSAMPROW row = file.samples.data() + row_bytes * file.decoder.output_scanline;
         jpeg_read_scanlines(&file.decoder, &row, 1);
@@ -174,8 +175,10 @@ std::string bytes_of_hex(const std::string& text) {
         lines.erase(0, end + 1);
     }
     std::string digits, bytes;
-    std::copy_if(lines.begin(), lines.end(), std::back_inserter(digits), [](char c) { return std::isxdigit(static_cast<unsigned char>(c)) != 0; });
-    for (std::size_t i = 0; i + 1 < digits.size(); i += 2) bytes += static_cast<char>(std::stoi(digits.substr(i, 2), nullptr, 16));
+    std::copy_if(lines.begin(), lines.end(), std::back_inserter(digits),
+                 [](char c) { return std::isxdigit(static_cast<unsigned char>(c)) != 0; });
+    for (std::size_t i = 0; i + 1 < digits.size(); i += 2)
+        bytes += static_cast<char>(std::stoi(digits.substr(i, 2), nullptr, 16));
     return bytes;
 }
 
@@ -208,7 +211,8 @@ std::uint8_t on_white(int value, int alpha) {
 
 void refuse_rare_png(const PngFile& file, int depth, int kind) {
     const bool one_transparent_colour = png_get_valid(file.png, file.info, PNG_INFO_tRNS) != 0;
-    if (one_transparent_colour && ((kind == PNG_COLOR_TYPE_GRAY && (depth == 2 || depth == 4)) || (kind == PNG_COLOR_TYPE_RGB && depth == 16))) {
+    if (one_transparent_colour &&
+        ((kind == PNG_COLOR_TYPE_GRAY && (depth == 2 || depth == 4)) || (kind == PNG_COLOR_TYPE_RGB && depth == 16))) {
         refuse("a PNG of this depth with a transparent colour is not read here; save it as 8-bit RGBA");
     }
 }
@@ -218,11 +222,15 @@ class Tiff {
   public:
     explicit Tiff(const std::string& content) : content_(content), big_(content.compare(0, 2, "MM") == 0) {}
 
-    bool holds(std::size_t place, std::size_t count) const { return place <= content_.size() && count <= content_.size() - place; }
+    bool holds(std::size_t place, std::size_t count) const {
+        return place <= content_.size() && count <= content_.size() - place;
+    }
 
     std::uint32_t number(std::size_t place, int count) const {
         std::uint32_t found = 0;
-        for (int i = 0; i < count; ++i) found = found << 8 | static_cast<unsigned char>(content_[place + static_cast<std::size_t>(big_ ? i : count - 1 - i)]);
+        for (int i = 0; i < count; ++i)
+            found =
+                found << 8 | static_cast<unsigned char>(content_[place + static_cast<std::size_t>(big_ ? i : count - 1 - i)]);
         return found;
     }
 
@@ -239,7 +247,8 @@ int orientation_in(std::string exif) {
     while (exif.compare(0, mark.size(), mark) == 0) exif.erase(0, mark.size());
     if (exif.empty()) return kAbsent;
     const std::string start = exif.substr(0, 4);
-    if (start == std::string("II+\0", 4) || start == std::string("MM\0+", 4)) refuse("EXIF written as BigTIFF is not read here");
+    if (start == std::string("II+\0", 4) || start == std::string("MM\0+", 4))
+        refuse("EXIF written as BigTIFF is not read here");
     if (start != std::string("II*\0", 4) && start != std::string("MM\0*", 4)) return 1;
     const Tiff tiff(exif);
     if (!tiff.holds(4, 4)) return 1;
@@ -288,7 +297,9 @@ Image decode_jpeg(const std::string& content, Metadata& metadata) {
     if (!read_jpeg_header(file, content)) refuse(std::string("broken JPEG: ") + file.errors.message);
     auto& decoder = file.decoder;
     check_size(decoder.image_width, decoder.image_height);
-    if (decoder.num_components != 1 && decoder.num_components != 3 && decoder.num_components != 4) refuse("a JPEG of an unknown kind");
+    collect_metadata(file, metadata);  // libjpeg forgets the markers when it has read the pixels
+    if (decoder.num_components != 1 && decoder.num_components != 3 && decoder.num_components != 4)
+        refuse("a JPEG of an unknown kind");
     decoder.out_color_space = decoder.num_components == 1 ? JCS_GRAYSCALE : decoder.num_components == 3 ? JCS_RGB : JCS_CMYK;
     const int width = static_cast<int>(decoder.image_width), height = static_cast<int>(decoder.image_height);
     const std::size_t pixels = static_cast<std::size_t>(width) * static_cast<std::size_t>(height);
@@ -296,7 +307,6 @@ Image decode_jpeg(const std::string& content, Metadata& metadata) {
     file.samples.resize(pixels * channels);
     if (!read_jpeg_samples(file)) refuse(std::string("broken JPEG: ") + file.errors.message);
     if (file.errors.cut_off) refuse("truncated JPEG");
-    collect_metadata(file, metadata);
     Image image(width, height);
     if (channels == 3) {
         image.rgb = std::move(file.samples);
@@ -316,12 +326,14 @@ Image decode_png(const std::string& content, Metadata& metadata) {
     PngFile file(content);
     if (!read_png_header(file)) refuse("broken PNG: " + file.message);
     const int depth = png_get_bit_depth(file.png, file.info), kind = png_get_color_type(file.png, file.info);
-    const int width = static_cast<int>(png_get_image_width(file.png, file.info)), height = static_cast<int>(png_get_image_height(file.png, file.info));
+    const int width = static_cast<int>(png_get_image_width(file.png, file.info)),
+              height = static_cast<int>(png_get_image_height(file.png, file.info));
     check_size(width, height);
     refuse_rare_png(file, depth, kind);
     const bool deep_grey = kind == PNG_COLOR_TYPE_GRAY && depth == 16;
     const std::size_t row_bytes = static_cast<std::size_t>(width) * (deep_grey ? 2 : 4);
-    if (!start_png(file, deep_grey) || png_get_rowbytes(file.png, file.info) != row_bytes) refuse("broken PNG: " + file.message);
+    if (!start_png(file, deep_grey) || png_get_rowbytes(file.png, file.info) != row_bytes)
+        refuse("broken PNG: " + file.message);
     file.samples.resize(row_bytes * static_cast<std::size_t>(height));
     for (int y = 0; y < height; ++y) file.rows.push_back(file.samples.data() + row_bytes * static_cast<std::size_t>(y));
     if (!read_png_samples(file)) refuse("broken PNG: " + file.message);
@@ -330,7 +342,8 @@ Image decode_png(const std::string& content, Metadata& metadata) {
     for (std::size_t i = 0; i < image.rgb.size() / 3; ++i) {
         const std::uint8_t* in = file.samples.data() + i * (deep_grey ? 2 : 4);
         for (std::size_t c = 0; c < 3; ++c) {
-            image.rgb[3 * i + c] = deep_grey ? static_cast<std::uint8_t>(((in[0] << 8 | in[1]) + 128) / 257) : on_white(in[c], in[3]);
+            image.rgb[3 * i + c] =
+                deep_grey ? static_cast<std::uint8_t>(((in[0] << 8 | in[1]) + 128) / 257) : on_white(in[c], in[3]);
         }
     }
     return image;

@@ -16,7 +16,9 @@ struct Image {
 
     Image() = default;
     Image(int width_px, int height_px)
-        : width(width_px), height(height_px), rgb(3 * static_cast<std::size_t>(width_px) * static_cast<std::size_t>(height_px)) {}
+        : width(width_px),
+          height(height_px),
+          rgb(3 * static_cast<std::size_t>(width_px) * static_cast<std::size_t>(height_px)) {}
 
     std::uint8_t* at(int x, int y) {
         return rgb.data() + 3 * (static_cast<std::size_t>(y) * static_cast<std::size_t>(width) + static_cast<std::size_t>(x));
@@ -30,8 +32,9 @@ constexpr long long kMostPixels = 64'000'000;
 struct Rules {
     int width = 0;
     int height = 0;
-    int resize = 0;      // of the short side, where `squash` is false
+    int resize = 0;       // of the short side, where `squash` is false
     bool squash = false;  // both sides resized, nothing cut off
+    bool inside = false;  // the model resizes and crops by itself
     std::string interpolation;
 };
 
@@ -52,5 +55,5 @@ Image decode_png(const std::string& content, Metadata& metadata);
 // 1 to 8 as EXIF numbers them; 1 where nothing is said.
 int orientation_of(const Metadata& metadata);
 
-// Resize with antialiasing and crop, with the same result as Pillow to the last bit.
+// Resize with antialiasing and crop, with the same result as Pillow to the last bit; nothing where the model does it.
 Image prepare(const Image& photo, const Rules& rules);

@@ -128,7 +128,8 @@ class Reader {
             found += known->second;
         } else if (kind == 'u') {
             unsigned long code = four_digits();
-            if (code >= 0xD800 && code < 0xDC00 && word("\\u")) code = 0x10000 + ((code - 0xD800) << 10) + (four_digits() - 0xDC00);
+            if (code >= 0xD800 && code < 0xDC00 && word("\\u"))
+                code = 0x10000 + ((code - 0xD800) << 10) + (four_digits() - 0xDC00);
             append_utf8(found, code);
         } else {
             fail("an unknown escape");

@@ -61,7 +61,8 @@ Options parsed(int argc, char** argv) {
         else if (option == "--threads") options.threads = positive(value);
         else throw std::runtime_error("there is no option " + option + "\n" + kUsage);
     }
-    if (options.bundle.empty() || options.images.empty()) throw std::runtime_error(std::string("say --bundle and an image\n") + kUsage);
+    if (options.bundle.empty() || options.images.empty())
+        throw std::runtime_error(std::string("say --bundle and an image\n") + kUsage);
     return options;
 }
 
@@ -75,25 +76,22 @@ Rules rules_of(const json::Value& input) {
     rules.resize = input.at("resize_px").as_int();
     rules.interpolation = input.at("interpolation").as_text();
     const std::string& crop = input.at("crop").as_text();
-    if (crop != "center" && crop != "squash") throw std::runtime_error("contract.json: crop " + crop + " is not one that this program knows");
+    if (crop != "center" && crop != "squash")
+        throw std::runtime_error("contract.json: crop " + crop + " is not one that this program knows");
     rules.squash = crop == "squash";
+    const auto inside = input.object.find("resize_inside");
+    rules.inside = inside != input.object.end() && inside->second.truth;
     return rules;
 }
 
 void read_input(const json::Value& spec, Contract& contract) {
     contract.input_name = spec.at("name").as_text();
     const std::string& type = spec.at("dtype").as_text();
-    if (type != "float32" && type != "uint8") throw std::runtime_error("contract.json: an input of type " + type + " is not one that this program knows");
+    if (type != "float32" && type != "uint8")
+        throw std::runtime_error("contract.json: an input of type " + type + " is not one that this program knows");
     contract.bytes = type == "uint8";
     for (const auto& side : spec.at("shape").as_list()) {
-        const bool free = side.kind == json::Value::Kind::text;  // a name stands for a free axis: one image is enough
-        contract.shape.push_back(free ? 1 : side.as_int());
-    }
-    const std::int64_t height = contract.rules.height, width = contract.rules.width;
-    const std::vector<std::int64_t> sides(contract.shape.begin() + (contract.shape.empty() ? 0 : 1), contract.shape.end());
-    contract.channels_last = sides == std::vector<std::int64_t>{height, width, 3} && sides.front() != 3;
-    if (!contract.channels_last && sides != std::vector<std::int64_t>{3, height, width}) {
-        throw std::runtime_error("contract.json: an input of this shape is not one that this program knows");
+        contract.shape.push_back(side.kind == json::Value::Kind::text ? kFree : side.as_int());
     }
 }
 
@@ -104,8 +102,10 @@ Contract read_contract(const std::string& folder) {
     }
     Contract contract;
     contract.folder = folder + "/";
-    const auto &files = document.at("files").as_list(), &inputs = document.at("inputs").as_list(), &outputs = document.at("outputs").as_list();
-    if (files.empty() || inputs.empty() || outputs.empty()) throw std::runtime_error("contract.json: names no model, input or output");
+    const auto &files = document.at("files").as_list(), &inputs = document.at("inputs").as_list(),
+               &outputs = document.at("outputs").as_list();
+    if (files.empty() || inputs.empty() || outputs.empty())
+        throw std::runtime_error("contract.json: names no model, input or output");
     contract.model = files[0].at("path").as_text();
     contract.precision = document.at("precision").as_text();
     contract.rules = rules_of(document.at("input"));
@@ -116,19 +116,32 @@ Contract read_contract(const std::string& folder) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------- answers
-// The pixels as the model's input; a fixed batch is filled with the same image.
+bool fits(const std::vector<std::int64_t>& shape, const std::vector<std::int64_t>& sides) {
+    if (shape.size() != 4) return false;
+    return std::equal(sides.begin(), sides.end(), shape.begin() + 1,
+                      [](std::int64_t found, std::int64_t wanted) { return wanted == kFree || wanted == found; });
+}
+
+// The pixels as the model's input: its type, its layout and its batch, filled with the same image.
 Tensor tensor_of(const Image& pixels, const Contract& contract) {
+    std::vector<std::int64_t> sides{pixels.height, pixels.width, 3};
+    const bool channels_last = fits(contract.shape, sides);
+    if (!channels_last) sides = {3, pixels.height, pixels.width};
+    if (!fits(contract.shape, sides))
+        throw std::runtime_error("contract.json: an input of this shape is not one that this program knows");
     std::vector<std::uint8_t> one(pixels.rgb.size());
     const std::size_t area = pixels.rgb.size() / 3;
     for (std::size_t i = 0; i < area; ++i) {
-        for (std::size_t c = 0; c < 3; ++c) one[contract.channels_last ? 3 * i + c : c * area + i] = pixels.rgb[3 * i + c];
+        for (std::size_t c = 0; c < 3; ++c) one[channels_last ? 3 * i + c : c * area + i] = pixels.rgb[3 * i + c];
     }
     Tensor tensor;
-    for (std::int64_t image = 0; image < contract.shape[0]; ++image) {
+    tensor.shape = {contract.shape[0] == kFree ? 1 : contract.shape[0], sides[0], sides[1], sides[2]};
+    for (std::int64_t image = 0; image < tensor.shape[0]; ++image) {
         if (contract.bytes) {
             tensor.bytes.insert(tensor.bytes.end(), one.begin(), one.end());
         } else {
-            std::transform(one.begin(), one.end(), std::back_inserter(tensor.floats), [](std::uint8_t v) { return static_cast<float>(v) / 255.0F; });
+            std::transform(one.begin(), one.end(), std::back_inserter(tensor.floats),
+                           [](std::uint8_t v) { return static_cast<float>(v) / 255.0F; });
         }
     }
     return tensor;
@@ -141,7 +154,8 @@ std::string printable(std::string text) {
 }
 
 void print_best(const std::vector<float>& logits, const Contract& contract, int top) {
-    if (logits.size() != contract.classes.size()) throw std::runtime_error("the model answers with another number of classes than contract.json names");
+    if (logits.size() != contract.classes.size())
+        throw std::runtime_error("the model answers with another number of classes than contract.json names");
     const double most = *std::max_element(logits.begin(), logits.end());
     std::vector<double> probability;
     for (const float logit : logits) probability.push_back(std::exp(static_cast<double>(logit) - most));
@@ -150,7 +164,8 @@ void print_best(const std::vector<float>& logits, const Contract& contract, int 
     std::iota(order.begin(), order.end(), std::size_t{0});
     std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return probability[a] > probability[b]; });
     order.resize(std::min(order.size(), static_cast<std::size_t>(top)));
-    for (const std::size_t index : order) std::printf("  %.6f  %s\n", probability[index] / sum, printable(contract.classes[index]).c_str());
+    for (const std::size_t index : order)
+        std::printf("  %.6f  %s\n", probability[index] / sum, printable(contract.classes[index]).c_str());
 }
 
 Image pixels_of(const std::string& path, const Contract& contract) {

@@ -17,15 +17,17 @@ struct Contract {
     std::string model;   // relative to the folder
     std::string precision;
     std::string input_name, output_name;
-    std::vector<std::int64_t> shape;  // of the input, with the batch that will be used
+    std::vector<std::int64_t> shape;  // of the input; kFree where it may be anything
     bool bytes = false;               // uint8 input, else float32 in [0, 1]
-    bool channels_last = false;       // NHWC, else NCHW
     Rules rules;
     std::vector<std::string> classes;
 };
 
+constexpr std::int64_t kFree = -1;
+
 // An input tensor: one of the two vectors is filled, as Contract::bytes says.
 struct Tensor {
+    std::vector<std::int64_t> shape;
     std::vector<float> floats;
     std::vector<std::uint8_t> bytes;
 };

@@ -92,7 +92,8 @@ struct Box {
 
 Image nearest(const Image& photo, int width, int height, const Box& box) {
     Image out(width, height);
-    const double across = (box.right - box.left) / width, down = (box.bottom - box.top) / height;
+    const double across = static_cast<double>(box.right - box.left) / width;
+    const double down = static_cast<double>(box.bottom - box.top) / height;
     double y = box.top + down * 0.5;
     for (int row = 0; row < height; ++row, y += down) {
         double x = box.left + across * 0.5;
@@ -145,9 +146,11 @@ int half_to_even(int number) {
 }  // namespace
 
 Image prepare(const Image& photo, const Rules& rules) {
+    if (rules.inside) return photo;
     const Box whole{0, 0, static_cast<float>(photo.width), static_cast<float>(photo.height)};
     if (rules.squash) return resized(photo, rules.width, rules.height, rules.interpolation, whole);
-    if (rules.resize < std::max(rules.width, rules.height)) throw std::runtime_error("contract.json: the crop is larger than the image");
+    if (rules.resize < std::max(rules.width, rules.height))
+        throw std::runtime_error("contract.json: the crop is larger than the image");
     const int shorter = std::min(photo.width, photo.height), longer = std::max(photo.width, photo.height);
     const double exact = static_cast<double>(static_cast<long long>(rules.resize) * longer) / shorter;
     const int resized_longer = static_cast<int>(exact);

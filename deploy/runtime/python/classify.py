@@ -98,7 +98,9 @@ def upright(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def prepare(photo: Image.Image, rules: dict[str, Any]) -> Array:
-    """Return the uint8 pixels_HWC that the model sees: resized with antialiasing, then cropped."""
+    """Return the uint8 pixels_HWC that the model is given: resized with antialiasing and cropped, unless it does that."""
+    if rules.get("resize_inside"):
+        return np.asarray(photo)
     height, width = rules["size_px"]
     kernel = Image.Resampling[rules["interpolation"].upper()]
     if rules["crop"] == "squash":
@@ -106,6 +108,8 @@ def prepare(photo: Image.Image, rules: dict[str, Any]) -> Array:
     if rules["crop"] != "center":
         complain(f"contract.json: crop {rules['crop']!r} is not one that this program knows", code=5)
     side = rules["resize_px"]
+    if side < max(height, width):
+        complain("contract.json: the crop is larger than the resized image", code=5)
     short, long = sorted(photo.size)
     resized_long = int(side * long / short)
     new_width, new_height = (resized_long, side) if photo.width > photo.height else (side, resized_long)
@@ -123,15 +127,24 @@ def tensor_of(pixels_HWC: Array, contract: dict[str, Any]) -> Array:
     """Return the pixels as the model's input tensor, with a batch axis: its type, its layout and its batch."""
     spec = contract["inputs"][0]
     batch, *sides = spec["shape"]
-    height, width = contract["input"]["size_px"]
-    if sides not in ([3, height, width], [height, width, 3]):
+    # A text stands for a side that may be anything.
+    last, first = (
+        [side if isinstance(side, str) else found for side, found in zip(sides, shape)] for shape in forms(pixels_HWC)
+    )
+    if sides not in (last, first):
         complain(f"contract.json: an input of shape {spec['shape']} is not one that this program knows", code=5)
-    tensor = pixels_HWC if sides[2] == 3 and sides[0] != 3 else pixels_HWC.transpose(2, 0, 1)
+    tensor = pixels_HWC if sides == last else pixels_HWC.transpose(2, 0, 1)
     if spec["dtype"] == "float32":
         tensor = np.divide(tensor, np.float32(255), dtype=np.float32)
     elif spec["dtype"] != "uint8":
         complain(f"contract.json: an input of type {spec['dtype']} is not one that this program knows", code=5)
     return np.ascontiguousarray(np.stack([tensor] * (batch if isinstance(batch, int) else 1)))
+
+
+def forms(pixels_HWC: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the pixels' shape with the channels last, and with the channels first."""
+    height, width, channels = pixels_HWC.shape
+    return (height, width, channels), (channels, height, width)
 
 
 # -------------------------------------------------------------------------------------------------- pixels -> classes
@@ -160,6 +173,8 @@ def open_onnxruntime(model: Path, contract: dict[str, Any], threads: int) -> Ans
 
 def open_openvino(model: Path, contract: dict[str, Any], threads: int) -> Answer:
     """Load an .xml and its .bin with OpenVINO, on the CPU, computing in the precision that was measured."""
+    # OpenVINO reports each import of itself to its maker through this package, and does without where it is missing.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
     core = openvino.Core()
@@ -219,10 +234,15 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("image", nargs="+", type=Path)
     parser.add_argument("--bundle", type=Path, default=Path(__file__).resolve().parent.parent, help="the bundle's folder")
     parser.add_argument("--top", type=int, default=5, help="how many classes to print (5)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of the runtime (all cores)")
+    parser.add_argument("--threads", type=int, default=usable_cores(), help="threads of the runtime (all cores)")
     parser.add_argument("--json", action="store_true", help="print one JSON object an image")
     parser.add_argument("--pixels", type=Path, help="write the first image's prepared pixels (uint8, RGB, HWC) and stop")
     return parser.parse_args()
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def printable(text: str) -> str:
