@@ -11,7 +11,7 @@ RUN_READY := $(VENV)/.ready-to-run
 TEST_READY := $(VENV)/.ready-to-test
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check lint types coverage clean
+.PHONY: help quickstart test check lint types coverage bundle clean
 
 help:  ## list these targets
 	@echo "make TARGET [PYTHON=python3.12] [VENV=.venv] [TORCH_INDEX=https://download.pytorch.org/whl/cpu]"
@@ -23,7 +23,7 @@ quickstart: $(RUN_READY)  ## install edgekd and run the main job, from photograp
 test: $(TEST_READY)  ## install what the tests need and run them
 	$(BIN)/python -m coverage run -m pytest
 
-check: lint types test coverage  ## everything that CI asks: style, types, tests, coverage
+check: lint types test coverage bundle  ## everything that CI asks: style, types, tests, coverage
 
 lint: $(TEST_READY)  ## style
 	$(BIN)/ruff check
@@ -35,6 +35,9 @@ types: $(TEST_READY)  ## types
 coverage: test  ## branch coverage of the two rooms that decide: at least 95 %
 	$(BIN)/coverage report --include='edgekd/core/*' --fail-under=95
 	$(BIN)/coverage report --include='edgekd/judging/*' --fail-under=95
+
+bundle: $(TEST_READY)  ## a bundle's Python program in an environment of its own, as on a device
+	$(BIN)/python -m pytest -m registry tests/exporting/test_bundle_venv.py
 
 clean:  ## forget the environment, the runs and every cache
 	rm -rf $(VENV) runs build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -319,6 +319,9 @@ def export(
     contract: ContractFile = None,
     out: Out = None,
     set_: Set = None,
+    bundle: Annotated[
+        bool, typer.Option("--bundle", help="Also write what a device needs, as a folder and a .tar.gz.")
+    ] = False,
     bisect: Annotated[
         bool, typer.Option("--bisect", help="Find the first node that departs where parity is not a pass.")
     ] = False,
@@ -332,12 +335,16 @@ def export(
 
     Parity and accuracy are found on the validation images, through each runtime. Exits with 1 if an int8 artifact drops too
     much or is not faster than float. With --bisect the tensors of an artifact are compared with those of the float32 graph,
-    one by one (bisect.json).
+    one by one (bisect.json). A bundle holds the model, its input contract, a model card, and programs in Python and C++ that
+    need neither edgekd nor torch; then RUN may also be one of a run's artifacts/ folders.
     """
     from edgekd import pipeline
 
     if artifact and not bisect:
         raise UsageError("--artifact belongs to --bisect")
+    if bundle:
+        _print_records(pipeline.bundle(run, out=out, command=_command(), console=_console(quiet)), json)
+        return
     run = _imported(run, data=data, classes=classes, contract=contract, out=out, set_=set_, quiet=quiet)
     if bisect:
         found = pipeline.bisect(run, artifacts=artifact or (), command=_command(), console=_console(quiet))
@@ -421,8 +428,13 @@ def show(
 
 
 @app.command()
-def verify(run: RunDir) -> None:
-    """Check every digest of a run, back to the weights."""
+def verify(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a bundle: its folder or its .tar.gz.")],
+) -> None:
+    """Check every digest of a run, or of a bundle.
+
+    A run is checked back to the weights; in a bundle, any changed byte is found.
+    """
     from edgekd import inspection
 
     _print_lines(inspection.verify(run))

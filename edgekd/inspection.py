@@ -7,11 +7,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean, stdev
 
-from edgekd.core import gpu, parts
+from edgekd.core import bundles, gpu, parts
 from edgekd.core.errors import IntegrityError, UsageError
 from edgekd.core.host import device_facts, usable_cores
 from edgekd.core.records import IMPORTED, Artifact, Checkpoint, FileRef, Measurement, Record, Report, Verdict
-from edgekd.core.side_records import RECORDS, BackboneFiles, Bisection, PilotResult, Probes, TeacherRanking
+from edgekd.core.side_records import RECORDS, BackboneFiles, Bisection, Bundle, PilotResult, Probes, TeacherRanking
 from edgekd.core.stats import percentile, wilson
 from edgekd.core.store import BASELINE, CHECKPOINT, INT8, START, RunFolder, checked_file, read_record
 
@@ -61,7 +61,15 @@ def worth(record: Checkpoint) -> list[str]:
 
 
 def verify(run: Path) -> list[str]:
-    """Check every record, every file and every `from` of a run; raise `IntegrityError` naming the first that is wrong."""
+    """Check every record, every file and every `from` of a run, or every byte of a bundle.
+
+    Raises `IntegrityError` naming the first that is wrong.
+    """
+    if not run.exists():
+        raise UsageError(f"{run}: there is no such file or folder")
+    if bundles.is_bundle(run):
+        contract = bundles.check(run)
+        return [f"ok  {run}  {contract.runtime} {contract.precision}  {contract.digest()[:12]}"]
     folder = RunFolder(run)
     lines, digests = [], dict[str, str]()
     for kind, path in _kept(folder):
@@ -282,6 +290,13 @@ def _bisection(record: Bisection) -> list[str]:
     return lines
 
 
+def _bundle(record: Bundle) -> list[str]:
+    return [
+        f"{record.runtime} {record.precision}, {len(record.classes)} classes: {', '.join(ref.path for ref in record.files)}",
+        f"top-1 {record.top1_correct / record.images:.1%} on {record.images} validation images ({record.measured_with})",
+    ]
+
+
 def _teacher_ranking(record: TeacherRanking) -> list[str]:
     from edgekd.judging.selection import teacher_lines
 
@@ -302,6 +317,7 @@ _SUMMARIES: dict[type[Record], Callable[..., list[str]]] = {
     Verdict: _verdict,
     Probes: _probes,
     BackboneFiles: _backbone,
+    Bundle: _bundle,
     TeacherRanking: _teacher_ranking,
     PilotResult: _pilot,
     Bisection: _bisection,

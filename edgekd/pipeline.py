@@ -14,7 +14,7 @@ from edgekd.core.console import Console
 from edgekd.core.errors import DataError, EvidenceError, UsageError
 from edgekd.core.host import usable_cores
 from edgekd.core.records import Artifact, Checkpoint, Measurement, Report, Verdict
-from edgekd.core.side_records import BackboneFiles, Bisection, PilotResult, Probes, TeacherRanking
+from edgekd.core.side_records import BackboneFiles, Bisection, Bundle, PilotResult, Probes, TeacherRanking
 from edgekd.core.store import (
     MARKER,
     RunFolder,
@@ -272,6 +272,21 @@ def bisect(
     with _resume(run, command=command, console=console) as work:
         work.export_all()
         return work.bisect(artifacts)
+
+
+def bundle(
+    run: Path, *, out: Path | None = None, command: Sequence[str] | None = None, console: Console | None = None
+) -> tuple[Bundle, ...]:
+    """Write a folder and a .tar.gz for a device: of each artifact of a run, exported first, or of one artifact's folder.
+
+    They stand in `out` (by default the run's `bundles/`), named as the artifact. Raises `UsageError` if none of the artifacts
+    has a runtime that bundles have programs for.
+    """
+    from edgekd.exporting import bundle as exporting
+
+    if not exporting.is_artifact(run):
+        export(run, command=command, console=console)
+    return exporting.write_all(run, out=out, console=console or Console())
 
 
 def bench(run: Path, *, command: Sequence[str] | None = None, console: Console | None = None) -> tuple[Measurement, ...]:

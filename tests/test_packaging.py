@@ -1,5 +1,6 @@
 """The package as others get it: what the wheel holds, what it depends on, and the exact set that is tested."""
 
+import os
 import re
 import subprocess
 import sys
@@ -46,13 +47,26 @@ def metadata(wheel: zipfile.ZipFile) -> Message:
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
-    """Every source, template and starter file, the licence, and neither tests nor recipes."""
+    """Every source, template and starter file, the licence, what a bundle takes along, and neither tests nor recipes."""
     inside = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    package = ROOT / "edgekd"
+    package, programs = ROOT / "edgekd", ROOT / "deploy" / "runtime"
     wanted = {path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
-    assert inside == {str(path.relative_to(ROOT)) for path in wanted}
-    assert "edgekd/py.typed" in inside
+    wanted_names = {str(path.relative_to(ROOT)) for path in wanted}
+    taken = {f"edgekd/{path.relative_to(ROOT)}" for path in programs.rglob("*.*") if "__pycache__" not in path.parts}
+    assert inside == {*wanted_names, *taken, "edgekd/LICENSE"}
+    assert {"edgekd/py.typed", "edgekd/deploy/runtime/python/classify.py", "edgekd/deploy/runtime/cpp/decode.cpp"} <= inside
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in wheel.namelist())
+
+
+def test_an_installed_edgekd_finds_what_a_bundle_takes_along(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    """Without the repository around it: the programs and their licence come out of the package."""
+    wheel.extractall(tmp_path)
+    ask = "from edgekd.exporting import bundle; print(*sorted(name for name, _ in bundle.programs()))"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", ask], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert {"LICENSE-programs", "python/classify.py", "cpp/CMakeLists.txt"} <= set(done.stdout.split())
 
 
 def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:

@@ -1,4 +1,4 @@
-"""The records that stand beside a run: which teacher, which method, what features are worth, a student without its head."""
+"""The records that stand beside a run: which teacher, which method, what features are worth, what leaves edgekd."""
 
 from typing import ClassVar, Literal
 
@@ -15,6 +15,7 @@ from edgekd.core.records import (
     Record,
     Report,
     TeacherFacts,
+    TensorSpec,
     Verdict,
 )
 
@@ -65,6 +66,30 @@ class BackboneFiles(Record):
     input: InputContract
     opset: int | None
     parity: EmbeddingParity | None
+    licences: dict[str, str]
+
+
+class Bundle(Record):
+    """What a bundle's folder holds and how it is used: `contract.json`, which the programs in it read.
+
+    `files` are relative to the folder, the model first; `accuracy` and `parity` figures are the artifact's own, counted over
+    the same `images`. What is not known is None or missing, never guessed.
+    """
+
+    kind: ClassVar[str] = "bundle"
+    runtime: str
+    precision: str
+    measured_with: str
+    files: tuple[FileRef, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    opset: int | None
+    input: InputContract
+    classes: tuple[str, ...]
+    images: int
+    top1_correct: int
+    top5_correct: int | None
+    top1_agreements: int
     licences: dict[str, str]
 
 
@@ -187,6 +212,6 @@ RECORDS: dict[str, type[Record]] = {
     record.kind: record
     for record in (
         *(Checkpoint, Artifact, Measurement, Report, Verdict),
-        *(Probes, BackboneFiles, TeacherRanking, PilotResult, Bisection),
+        *(Probes, BackboneFiles, Bundle, TeacherRanking, PilotResult, Bisection),
     )
 }

@@ -54,6 +54,10 @@ class RunFolder:
         """Return the record of an artifact's latency on a device."""
         return self.root / "measurements" / f"{artifact}@{device}.json"
 
+    def bundle(self, artifact: str) -> Path:
+        """Return the folder of an artifact's bundle; its archive stands beside it."""
+        return self.root / "bundles" / artifact
+
     def artifacts(self) -> list[Path]:
         """Return the artifact records that are there, sorted by name."""
         return sorted((self.root / "artifacts").glob("*/artifact.json"))
@@ -236,7 +240,9 @@ def locked(folder: Path) -> Iterator[None]:
 def _refuse_namesakes(folder: Path) -> None:
     # Stages empty their folders before they write; with --overwrite these could be somebody's work.
     taken = [
-        name for name in (CHECKPOINT, BASELINE, START, INT8, "arms", "artifacts", "measurements") if (folder / name).exists()
+        name
+        for name in (CHECKPOINT, BASELINE, START, INT8, "arms", "artifacts", "bundles", "measurements")
+        if (folder / name).exists()
     ]
     if taken:
         raise UsageError(
