@@ -49,10 +49,11 @@ def opened(source: Path) -> Iterator[BinaryIO]:
         handle = os.open(source, os.O_RDONLY | os.O_NONBLOCK)  # a FIFO would wait for a writer for ever
     except OSError as error:
         raise UsageError(f"{source}: cannot be read: {error.strerror or error}") from error
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)
+        raise UsageError(f"{source}: is not a regular file")
     with os.fdopen(handle, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise UsageError(f"{source}: is not a regular file")
         if status.st_size > MAX_BYTES:
             raise IntegrityError(f"{source}: is larger than {MAX_BYTES} bytes")
         yield file
