@@ -5,7 +5,6 @@
 #include <onnxruntime_cxx_api.h>
 
 #include <memory>
-#include <stdexcept>
 
 #include "program.hpp"
 
@@ -16,7 +15,7 @@ class Classifier {
     Classifier(const Contract& contract, int threads)
         : contract_(contract),
           environment_(ORT_LOGGING_LEVEL_ERROR, "classify"),
-          session_(environment_, path_of(contract).c_str(), options_of(threads)) {}
+          session_(environment_, (contract.folder + contract.model).c_str(), options_of(threads)) {}
 
     std::vector<float> operator()(Tensor& tensor) {
         const char* inputs[] = {contract_.input_name.c_str()};
@@ -29,15 +28,6 @@ class Classifier {
     }
 
   private:
-    static std::string path_of(const Contract& contract) {
-        const std::string end = ".onnx";
-        const std::string& model = contract.model;
-        if (model.size() < end.size() || model.compare(model.size() - end.size(), end.size(), end) != 0) {
-            throw std::runtime_error(model + " is not a model for ONNX Runtime; use the other program");
-        }
-        return contract.folder + model;
-    }
-
     static Ort::SessionOptions options_of(int threads) {
         Ort::SessionOptions options;
         options.SetIntraOpNumThreads(threads);
@@ -63,7 +53,7 @@ class Classifier {
 }  // namespace
 
 int main(int argc, char** argv) {
-    return run(argc, argv, [](const Contract& contract, int threads) -> Answer {
+    return run(argc, argv, "onnxruntime", [](const Contract& contract, int threads) -> Answer {
         const auto classifier = std::make_shared<Classifier>(contract, threads);
         return [classifier](Tensor& tensor) { return (*classifier)(tensor); };
     });

@@ -1,7 +1,7 @@
 // Copyright the edgekd authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// A bundle's model (.xml and .bin, or .onnx) through OpenVINO's C++ API, on the CPU.
+// A bundle's model through OpenVINO's C++ API, on the CPU.
 #include <algorithm>
 #include <memory>
 #include <openvino/openvino.hpp>
@@ -45,7 +45,7 @@ class Classifier {
 }  // namespace
 
 int main(int argc, char** argv) {
-    return run(argc, argv, [](const Contract& contract, int threads) -> Answer {
+    return run(argc, argv, "openvino", [](const Contract& contract, int threads) -> Answer {
         const auto classifier = std::make_shared<Classifier>(contract, threads);
         return [classifier](Tensor& tensor) { return (*classifier)(tensor); };
     });

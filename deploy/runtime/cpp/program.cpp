@@ -107,6 +107,7 @@ Contract read_contract(const std::string& folder) {
     if (files.empty() || inputs.empty() || outputs.empty())
         throw std::runtime_error("contract.json: names no model, input or output");
     contract.model = files[0].at("path").as_text();
+    contract.runtime = document.at("runtime").as_text();
     contract.precision = document.at("precision").as_text();
     contract.rules = rules_of(document.at("input"));
     read_input(inputs[0], contract);
@@ -178,7 +179,7 @@ Image pixels_of(const std::string& path, const Contract& contract) {
 
 }  // namespace
 
-int run(int argc, char** argv, const Open& open) {
+int run(int argc, char** argv, const std::string& runtime, const Open& open) {
     bool with_runtime = false;
     try {
         const Options options = parsed(argc, argv);
@@ -189,6 +190,8 @@ int run(int argc, char** argv, const Open& open) {
             file.write(reinterpret_cast<const char*>(pixels.rgb.data()), static_cast<std::streamsize>(pixels.rgb.size()));
             return file ? 0 : 2;
         }
+        if (contract.runtime != runtime)
+            throw std::runtime_error("this bundle is for " + contract.runtime + ": use classify_" + contract.runtime);
         with_runtime = true;
         const Answer answer = open(contract, options.threads);
         for (const std::string& path : options.images) {

@@ -15,7 +15,7 @@
 struct Contract {
     std::string folder;  // of the bundle, ending in a slash
     std::string model;   // relative to the folder
-    std::string precision;
+    std::string runtime, precision;
     std::string input_name, output_name;
     std::vector<std::int64_t> shape;  // of the input; kFree where it may be anything
     bool bytes = false;               // uint8 input, else float32 in [0, 1]
@@ -39,4 +39,5 @@ using Answer = std::function<std::vector<float>(Tensor&)>;
 using Open = std::function<Answer(const Contract&, int threads)>;
 
 // Parse the command line, classify each image, print; return the exit code: 0, 2 for a mistake, 4 for trouble with the runtime.
-int run(int argc, char** argv, const Open& open);
+// A bundle that was made for, and measured with, another runtime than this one is refused: it may answer otherwise here.
+int run(int argc, char** argv, const std::string& runtime, const Open& open);
