@@ -5,7 +5,6 @@ names, and one of them lists the sha256 of all others (as `sha256sum` writes it)
 then is a file written, hashed again on its way, and the folder appears at once, whole.
 """
 
-import gzip
 import hashlib
 import os
 import re
@@ -13,10 +12,12 @@ import shutil
 import tarfile
 import tempfile
 import unicodedata
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, BinaryIO
+from types import TracebackType
+from typing import IO, BinaryIO, Self, cast
 
 from edgekd.core.archive_formats import MAX_ENTRIES, chunks, entries, opened
 from edgekd.core.errors import IntegrityError, UsageError
@@ -44,14 +45,51 @@ def write_archive(folder: Path, target: Path) -> None:
     with (
         disk_errors(target),
         _whole_or_not(target) as file,
-        # No name and no time in gzip's header; below, nobody's name and no time in tar's.
-        gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+        _StoredGzip(file) as packed,
+        tarfile.open(fileobj=cast(IO[bytes], packed), mode="w", format=tarfile.USTAR_FORMAT) as tar,
     ):
-        for header, path in files:
+        for header, path in files:  # nobody's name and no time in tar's headers
             with path.open("rb") as content:
                 header.size = os.fstat(content.fileno()).st_size
                 tar.addfile(header, content)
+
+
+class _StoredGzip:
+    """Gzip that only wraps: weights hardly shrink, and each zlib packs them into other bytes than the next one.
+
+    So there is exactly one way to write an archive, on every machine. No name and no time in gzip's header.
+    """
+
+    _MOST = 65535
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._waiting = file, bytearray()
+        self._crc = self._size_bytes = 0
+        file.write(b"\x1f\x8b\x08\0\0\0\0\0\0\xff")
+
+    def write(self, content: bytes) -> int:
+        self._crc, self._size_bytes = zlib.crc32(content, self._crc), self._size_bytes + len(content)
+        self._waiting += content
+        while len(self._waiting) > self._MOST:
+            self._block(last=False)
+        return len(content)
+
+    def tell(self) -> int:
+        return self._size_bytes
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self._block(last=True)
+            self._file.write(self._crc.to_bytes(4, "little") + (self._size_bytes % 2**32).to_bytes(4, "little"))
+
+    def _block(self, *, last: bool) -> None:
+        content = bytes(self._waiting[: self._MOST])
+        del self._waiting[: self._MOST]
+        size = len(content).to_bytes(2, "little")
+        self._file.write(bytes([last]) + size + bytes(255 - byte for byte in size) + content)
 
 
 def _files_below(folder: Path) -> list[tuple[tarfile.TarInfo, Path]]:
