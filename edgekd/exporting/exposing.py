@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import MachineError, UsageError
+from edgekd.exporting import inspect
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,9 +63,7 @@ def steps_of(model: "onnx.ModelProto") -> tuple[Step, ...]:
 def shown_by(path: Path, *, precision: str) -> Shown:
     """Return the graph of an artifact's first file; raise `UsageError` for a format whose tensors cannot be shown."""
     if path.suffix == ".onnx":
-        import onnx
-
-        return shown_by_onnx(onnx.load(path))
+        return shown_by_onnx(inspect.read(path).model)
     if path.suffix == ".xml":
         return shown_by_openvino(path, precision=precision)
     raise UsageError(

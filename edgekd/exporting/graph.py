@@ -88,12 +88,12 @@ def check_precision(exportable: Exportable, model: "ModelProto", precision: str)
         raise UsageError("`precision: original` is for imported models; this student has weights in float32")
     if precision != "original" and came and has_own_precision(model):
         raise UsageError(
-            f"the imported model has a precision of its own, so it cannot become {precision}", mend="precision: original"
+            f"the imported model is quantised or halved already, so it cannot become {precision}", mend="precision: original"
         )
 
 
 def has_own_precision(model: "ModelProto") -> bool:
-    """Say whether a graph holds quantised operators or half-width weights, so that it stays as it came."""
+    """Say whether a graph holds quantised operators or half-precision weights."""
     quantised = any("Quantize" in node.op_type or node.op_type.startswith(("QLinear", "QGemm")) for node in model.graph.node)
     return quantised or any(tensor.data_type in _HALVES for tensor in model.graph.initializer)
 
