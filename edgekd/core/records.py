@@ -9,15 +9,7 @@ import hashlib
 import json
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from edgekd.core.errors import IntegrityError
 from edgekd.core.parts import PartRef
@@ -131,14 +123,6 @@ class InputContract(Fact):
     channels: Literal["RGB"] = "RGB"
     value_range: tuple[float, float] = (0.0, 1.0)
     resize_inside: bool = False
-
-    @model_validator(mode="after")
-    def _one_of_two_forms(self) -> Self:
-        if self.value_range != ((0.0, 255.0) if self.takes_bytes else (0.0, 1.0)):
-            raise ValueError(f"images in layout {self.layout} do not have values from {self.value_range}")
-        if self.resize_inside and not self.takes_bytes:
-            raise ValueError("only a graph that takes bytes (layout NHWC) resizes by itself")
-        return self
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:

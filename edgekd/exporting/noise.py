@@ -19,7 +19,7 @@ from edgekd.exporting.exposing import Shown, Step
 Array = np.ndarray[Any, Any]
 WORST = 10
 _REMOVABLE = {"Relu", "Clip"}  # a quantiser may fold them into the range of the tensor before them
-_LEAST_DB = -200.0
+LEAST_DB = -200.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class Sums:
         """Return signal over error in dB, None where there is no error."""
         if self.error == 0:
             return None
-        return max(_LEAST_DB, 10 * math.log10(self.signal / self.error)) if self.signal > 0 else _LEAST_DB
+        return max(LEAST_DB, 10 * math.log10(self.signal / self.error)) if self.signal > 0 else LEAST_DB
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -94,14 +94,3 @@ def test_records_without_a_decision_keep_their_digest() -> None:
     assert "parity" in Artifact.model_fields
     kept = parity(3).model_copy(update={"decision": decided(parity(3))})
     assert Parity.model_validate_json(kept.model_dump_json()) == kept
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"layout": "NHWC"}, {"value_range": (0.0, 255.0)}, {"resize_inside": True}, {"layout": "NHWC", "value_range": (0.0, 2.0)}],
-)
-def test_a_contract_is_of_floats_or_of_bytes(changes: dict[str, object]) -> None:
-    """Half of one form and half of the other is nobody's contract."""
-    whole = {"size_px": (8, 8), "resize_px": 8, "interpolation": "bilinear", "mean": (0, 0, 0), "std": (1, 1, 1)}
-    with pytest.raises(ValueError, match=r"values from|resizes by itself"):
-        InputContract(**whole, **changes)

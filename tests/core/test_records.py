@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from edgekd.core import records, side_records, store
 from edgekd.core.errors import IntegrityError
 from edgekd.core.parts import PartRef
-from edgekd.core.records import Accuracy, Artifact, FileRef, Finding, InputContract, MadeBy, Parity, Record, Verdict
+from edgekd.core.records import Accuracy, Artifact, FileRef, Finding, MadeBy, Parity, Record, Verdict
 from edgekd.core.side_records import RECORDS
 
 TEXT = st.text(max_size=8)
@@ -56,10 +56,6 @@ def anything(annotation: Any) -> st.SearchStrategy[Any]:
 
 def of_kind(model: type[BaseModel]) -> st.SearchStrategy[Any]:
     fields = {name: anything(field.annotation) for name, field in model.model_fields.items()}
-    if model is InputContract:
-        floats = {"layout": st.just("NCHW"), "value_range": st.just((0.0, 1.0)), "resize_inside": st.just(False)}
-        in_bytes = {"layout": st.just("NHWC"), "value_range": st.just((0.0, 255.0)), "resize_inside": st.booleans()}
-        return st.one_of(st.builds(model, **fields | floats), st.builds(model, **fields | in_bytes))
     if model is not Artifact:
         return st.builds(model, **fields)
     ran = {"parity": of_kind(Parity), "accuracy": of_kind(Accuracy), "not_executed": st.just("")}
