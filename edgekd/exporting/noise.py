@@ -192,7 +192,9 @@ def said_of(tensors: Sequence[TensorNoise], noise: Noise, expected: Expected) ->
     if not tensors:
         return "No tensor of the float32 graph was found in the exported graph under its name, so nothing can be said."
     if first is None:
-        return f"No node departs: the logits have an SQNR of {db(noise.logits.sqnr_db)}."
+        dear = worst(tensors)[:1]
+        spread = f"; the error is spread, most is lost in {dear[0].op} {dear[0].tensor}, {db(dear[0].lost_db)}" if dear else ""
+        return f"No node departs: the logits have an SQNR of {db(noise.logits.sqnr_db)}{spread}."
     where = f"{first.op} {first.node or first.tensor} is the first to depart"
     if first.non_finite:
         return f"{where}: {first.non_finite:,} values of {first.tensor} are NaN or infinite that are finite in float32."
