@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekd.benching.protocol import Inputs, judge
 from edgekd.core import parts
 from edgekd.core.contracts import Device, Samples, TimingPlan
-from edgekd.core.errors import MachineError
+from edgekd.core.errors import IntegrityError
 from edgekd.core.parts import PartRef
 from edgekd.core.records import Accuracy, Artifact, DeviceFacts, InputContract, MadeBy, Parity, TensorSpec
 from edgekd.core.store import file_ref
@@ -148,12 +148,10 @@ def test_it_times_a_real_model(device: Device, artifact: Artifact, folder: Path,
     assert not [reason for reason in judgement.untrusted_because if reason.startswith(("too-few", "executed-on"))]
 
 
-def test_a_model_that_cannot_be_loaded_is_a_machine_error(
-    device: Device, artifact: Artifact, folder: Path, plan: TimingPlan
-) -> None:
-    """A broken model ends in one message that names the file, not in a traceback."""
+def test_a_broken_model_is_refused_in_one_message(device: Device, artifact: Artifact, folder: Path, plan: TimingPlan) -> None:
+    """It names the file and is no traceback; what is no model at all does not reach the runtime."""
     (folder / "model.onnx").write_bytes(b"\x08\x01 not a model")
-    with pytest.raises(MachineError, match=r"model\.onnx"):
+    with pytest.raises(IntegrityError, match=r"model\.onnx: is not a whole ONNX model"):
         list(device.time(artifact, folder, plan))
 
 

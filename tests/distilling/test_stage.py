@@ -133,7 +133,8 @@ def test_the_teacher_is_not_called_while_its_answers_are_kept(tmp_path: Path) ->
     distilled(tmp_path, method, train={"duration": Duration(epochs=2.5)})
     assert [one.images for one in frozen] == [50, 0]
     distilled(tmp_path, method, "online", views=0)
-    assert frozen[-1].images == 9 + 9 + 3 * 4 + 9  # and the validation images once more, to compare what both see
+    # Whole labelled and validation images and labelled crops for the probe; then training, then what both see is compared.
+    assert frozen[-1].images == 9 + 9 + 9 + 3 * 4 + 9
 
 
 def test_what_is_kept_beforehand_is_what_training_asks_for(tmp_path: Path) -> None:
@@ -210,7 +211,7 @@ def test_what_the_method_learned_is_kept_with_where_it_belongs(tmp_path: Path) -
     assert [teacher["weights_sha256"] for teacher in json.loads(told["teachers"])] == ["a" * 64]
     assert json.loads(told["teacher_taps"]) == ["cls"]
     assert (told["data"], told["seed"]) == (SOURCE.digest(), "5")
-    assert json.loads(told["cache"]) == {"views": 2, "seed": 0, "dtype": "fp16"}
+    assert json.loads(told["cache"]) == {"views": 2, "answers": "each", "seed": 0, "dtype": "fp16"}
 
 
 def test_a_start_is_taken_over_whole(tmp_path: Path) -> None:

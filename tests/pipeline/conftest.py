@@ -97,7 +97,8 @@ def _finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("finished")
     write_images(home / "images")
     (home / "recipe.yaml").write_text(RECIPE)
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setenv("EDGEKD_CACHE", str(tmp_path_factory.mktemp("cache")))  # a fixture of the session: before any test's own
         main(["run", str(home / "recipe.yaml"), "--out", str(home / "run"), "--quiet"])
     assert stopped.value.code == 0
     return home
