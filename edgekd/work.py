@@ -103,7 +103,7 @@ class Work:
         if asked is None:
             self._drop(INT8)
             return
-        plan = Train.model_validate(self.recipe.train.model_copy(update=asked.changes(self.recipe.train)).model_dump())
+        plan = self.recipe.train.model_copy(update=asked.changes(self.recipe.train))
         folder = self.folder.checkpoint().parent
         self._distill(INT8, self.loaded.method, self.loaded.teachers, plan=plan, start=student, start_folder=folder)
 

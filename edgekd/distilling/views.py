@@ -184,7 +184,7 @@ def retouch_plan(image_id: str, epoch: int, *, seed: int, colour_jitter: float, 
 def geometric(image_HWC: Pixels, plan: ViewPlan, *, size_px: Size, interpolation: str) -> Pixels:
     """Return the crop of a uint8 image resized to (height, width) `size_px` with antialiasing, flipped if planned.
 
-    Bilinear and bicubic are torch's, which agree with Pillow's to one grey level and take a quarter of the time.
+    Bilinear and bicubic are torch's, which agree with Pillow's to one grey level and take less time.
     """
     left, top, right, bottom = plan.box
     box_HWC = np.array(image_HWC[top:bottom, left:right])

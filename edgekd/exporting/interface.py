@@ -85,7 +85,10 @@ def check_input(image: "np.ndarray[Any, Any]", shape: tuple[int | str, ...], dty
 def refuse_int8(backend: Backend) -> None:
     """Raise `UsageError` if a model is asked for at once that only a search finds."""
     if backend.precision == "int8":
-        raise UsageError("an int8 model is found by a search over real images, not by a plain export")
+        raise UsageError(
+            "an int8 model is found by a search over real images, not by a plain export",
+            mend="name it under `export:` of a recipe and run `edgekd export RUN`",
+        )
 
 
 def shown(shape: tuple[int | str, ...]) -> str:

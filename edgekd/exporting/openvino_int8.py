@@ -52,7 +52,10 @@ class OpenVinoQuantiser:
         self._fed = _as_bytes if takes_bytes else _as_they_are
         names = {layer.get_friendly_name() for layer in model.get_ops()}
         if unknown := [name for name in keep_float if name not in names]:
-            raise UsageError(f"`keep_float`: there is no layer {unknown[0]!r} in the OpenVINO model")
+            raise UsageError(
+                f"`keep_float`: there is no layer {unknown[0]!r} in the OpenVINO model",
+                mend="take the names from the model.xml of the fp32 artifact",
+            )
 
     def grid(self) -> tuple[Attempt, ...]:
         """Return the naive QDQ graph, NNCF's presets, and the QDQ graph that keeps most."""

@@ -1,7 +1,5 @@
 """exporting/onnx_int8.py: schemes become graphs that answer nearly alike, layers are ranked, biases are corrected."""
 
-from dataclasses import replace
-
 import numpy as np
 import onnx
 import onnxruntime
@@ -143,4 +141,3 @@ def test_squeeze_and_excite_is_found_and_a_head_is_not() -> None:
     weight = numpy_helper.from_array(np.ones((4, 4, 1, 1), dtype=np.float32), "w")
     model = helper.make_model(helper.make_graph(nodes, "g", [value], [out], [weight]))
     assert sorted(squeeze_and_excite(model)) == sorted(names)
-    assert replace(Scheme(), keep_float=squeeze_and_excite(model)).keep_float
