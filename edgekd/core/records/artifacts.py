@@ -1,0 +1,151 @@
+"""A student in the form that a runtime loads, with what that runtime made of it."""
+
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+
+from edgekd.core.parts import PartRef
+from edgekd.core.records.checkpoints import Accuracy, InputContract
+from edgekd.core.records.record import Fact, FileRef, Record
+
+
+class TensorSpec(Fact):
+    """A named input or output; `batch` stands for a free batch axis."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str
+
+
+class Flip(Fact):
+    """An image on which the artifact and the torch student answer differently."""
+
+    image: str
+    torch_class: str
+    runtime_class: str
+    label: str
+
+
+class ParityDecision(Fact):
+    """What an artifact's parity proves, held against the limits of its precision (shares are fractions).
+
+    `agreement_low` and `agreement_high` are exact (Clopper-Pearson) bounds, each with 95 % confidence for itself.
+    """
+
+    outcome: Literal["pass", "fail", "inconclusive"]
+    agreement_low: float
+    agreement_high: float
+    min_agreement: float | None
+    min_cosine: float | None
+    because: str
+
+
+class Parity(Fact):
+    """How far an artifact's logits, through its own runtime, are from the torch student's on the same real images."""
+
+    images: int
+    max_abs: float
+    mean_abs: float
+    logit_cosine_mean: float
+    logit_cosine_min: float
+    top1_agreements: int
+    flips: tuple[Flip, ...]
+    non_finite: int = 0
+    decision: ParityDecision | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out an absent decision, so that artifacts made before there was one keep their digest."""
+        facts: dict[str, Any] = write(self)
+        if self.decision is None:
+            facts.pop("decision", None)
+        return facts
+
+    @property
+    def top1_agreement(self) -> float:
+        """Return the share of images on which both give the same first answer."""
+        return self.top1_agreements / self.images
+
+
+class Candidate(Fact):
+    """One way to make a model int8, and what came of it; None where it was not tried so far."""
+
+    name: str
+    options: dict[str, str]
+    kept_float: int = 0
+    top1_correct: int | None = None
+    agreements: int | None = None
+    median_ms: float | None = None
+    size_bytes: int | None = None
+    outcome: Literal["chosen", "slower", "inaccurate", "failed"]
+    note: str = ""
+
+
+class Quantisation(Fact):
+    """The search for an int8 model: what was allowed, the float model it was held against, and every candidate.
+
+    Candidates were judged on `judged_images` of the validation images and timed beside the float models in one process; these
+    figures chose between them, the artifact's own accuracy and latency are measured afterwards. `refused` says why none of
+    them should be used, though the best is kept.
+    """
+
+    engine: str
+    calibration_images: int
+    calibration_digest: str
+    seed: int
+    judged_images: int
+    max_drop: float
+    keep_slower: bool
+    float_precision: str
+    float_top1_correct: int
+    float_median_ms: float
+    candidates: tuple[Candidate, ...]
+    refused: str = ""
+
+
+class Artifact(Record):
+    """A student in the form that a runtime loads, with its parity and its accuracy through that runtime.
+
+    Where it was made for another machine and has not run yet, `not_executed` says why and how to run it there; parity and
+    accuracy are then None, and no budget that asks for them passes.
+    """
+
+    kind: ClassVar[str] = "artifact"
+    backend: PartRef
+    precision: str
+    executed_precision: str
+    executed_on: str
+    runtime: str
+    files: tuple[FileRef, ...]
+    size_bytes: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    opset: int | None
+    classes: tuple[str, ...]
+    input: InputContract
+    parity: Parity | None
+    accuracy: Accuracy | None
+    licences: dict[str, str] = Field(default={})
+    quantisation: Quantisation | None = None
+    not_executed: str = ""
+
+    @property
+    def name(self) -> str:
+        """Return `<backend>-<precision>`, the name of the artifact's folder."""
+        return f"{self.backend.use}-{self.precision}"
+
+    @model_validator(mode="after")
+    def _ran_or_says_why_not(self) -> Self:
+        if (self.parity is None, self.accuracy is None) != (bool(self.not_executed),) * 2:
+            raise ValueError("an artifact has parity and accuracy, or says in `not_executed` why it has not")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is not said, so that artifacts made before it could be said keep their digest."""
+        facts: dict[str, Any] = write(self)
+        if self.quantisation is None:
+            facts.pop("quantisation", None)
+        if not self.not_executed:
+            facts.pop("not_executed", None)
+        return facts
