@@ -26,8 +26,9 @@ ARROWS: dict[str, set[str]] = {
     "pilot": {"core", "recipe", "work", *ROOMS},
     "finetuning": {"core", "recipe", "work", *ROOMS},
     "importing": {"core", "recipe", "work", *ROOMS},
+    "devices": {"core", "benching"},
     "pipeline": {"", "core", "recipe", "work", "pilot", "finetuning", "importing", *ROOMS},
-    "cli": {"", "core", "recipe", "inspection", "pipeline", "pilot", "finetuning", "importing"},
+    "cli": {"", "core", "recipe", "inspection", "pipeline", "pilot", "finetuning", "importing", "devices"},
 }
 VERSION = "edgekd.__version__"  # the one name that everybody may take from the top
 # A CI box without torch can do all of this; core may name torch's types, for type checkers only.
