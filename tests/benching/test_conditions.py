@@ -14,7 +14,7 @@ from edgekd.benching.probe import fingerprint_here
 from edgekd.core.machine.telemetry import Sampler
 from edgekd.core.records import Fingerprint, TelemetryLog, TelemetryRow
 
-SEEDS = 200
+SEEDS = 100
 ROWS = 60  # half a minute at 2 Hz
 PERIOD_NS = 500_000_000
 Change = Callable[[dict[str, Any], int, np.random.Generator], None]
@@ -24,25 +24,27 @@ def healthy(seed: int, change: Change | None = None, *, rows: int = ROWS) -> Tel
     """Return a watch over a fit machine of 4 cores: clocks within 0.7 %, 0.3 % stolen, 1 % other work, one core measured."""
     rng = np.random.default_rng(seed)
     log = TelemetryLog()
-    total = busy = steal = pressure = 0.0
+    late_ns = rng.integers(0, 10_000_000, rows).tolist()
+    clock_khz = rng.normal(2_400_000, 17_000, rows).astype(int).tolist()
+    temperature_c = rng.normal(60, 1, rows).tolist()
+    busy = np.cumsum(50 + 200 * rng.normal(0.01, 0.005, rows).clip(0)).astype(int).tolist()
+    steal = np.cumsum(200 * np.abs(rng.normal(0.003, 0.001, rows))).astype(int).tolist()
+    pressure = np.cumsum(5e5 * np.abs(rng.normal(0.01, 0.01, rows))).astype(int).tolist()
+    capped = (rng.random(rows) < 0.3).tolist()
     for index in range(rows):
-        total += 200
-        busy += 50 + 200 * max(0.0, rng.normal(0.01, 0.005))
-        steal += 200 * abs(rng.normal(0.003, 0.001))
-        pressure += 5e5 * abs(rng.normal(0.01, 0.01))
         row: dict[str, Any] = {
-            "at_ns": index * PERIOD_NS + int(rng.integers(0, 10_000_000)),
-            "clock_khz": [int(rng.normal(2_400_000, 17_000)), 600_000, 600_000, 1_500_000],
-            "temperature_c": [float(rng.normal(60, 1))],
+            "at_ns": index * PERIOD_NS + late_ns[index],
+            "clock_khz": [clock_khz[index], 600_000, 600_000, 1_500_000],
+            "temperature_c": [temperature_c[index]],
             "braking": 0,
             "heat_throttle_count": 4,
             "pi_throttled": 0xE0000,
             "nr_throttled": 17,
-            "total_ticks": int(total),
-            "busy_ticks": int(busy),
-            "steal_ticks": int(steal),
-            "pressure_us": int(pressure),
-            "gpu_reasons": 0x4 if rng.random() < 0.3 else 0,
+            "total_ticks": 200 * (index + 1),
+            "busy_ticks": busy[index],
+            "steal_ticks": steal[index],
+            "pressure_us": pressure[index],
+            "gpu_reasons": 0x4 if capped[index] else 0,
             "gpu_clock_mhz": 1980,
         }
         if change is not None:
@@ -119,16 +121,16 @@ FAULTS: dict[str, tuple[str, str, Change]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_found(fault: str) -> None:
-    """Of 200 seeded watches with the fault at least 99 % carry its flag."""
+    """Of 100 seeded watches with the fault at least 99 % carry its flag."""
     code, effect, change = FAULTS[fault]
     found = sum(code in codes(healthy(seed, change), effect) for seed in range(SEEDS))
     assert found >= 0.99 * SEEDS
 
 
 def test_a_fit_machine_is_left_alone() -> None:
-    """Of 400 seeded watches over a fit machine at most 1 % carry any flag that spoils them."""
-    flagged = sum(bool(codes(log, "void") | codes(log, "blur")) for log in (healthy(seed) for seed in range(1000, 1400)))
-    assert flagged <= 4
+    """Of 300 seeded watches over a fit machine at most 1 % carry any flag that spoils them."""
+    flagged = sum(bool(codes(log, "void") | codes(log, "blur")) for log in (healthy(seed) for seed in range(1000, 1300)))
+    assert flagged <= 3
 
 
 def test_sticky_bits_of_before_are_a_note() -> None:
@@ -233,7 +235,7 @@ def test_a_machine_that_changes_meanwhile(machines: ModuleType, tmp_path: Path) 
 def workers(rng: np.random.Generator, *, change: float = 0.0) -> list[list[int]]:
     """Return 7 workers of 200 samples around 20 ms with 5 % noise, of which the last is slower by `change` than the first."""
     slope = 1 + change * np.linspace(0, 1, 200)
-    return [[int(value) for value in 20e6 * slope * np.exp(rng.normal(0, 0.05, 200))] for _ in range(7)]
+    return (20e6 * slope * np.exp(rng.normal(0, 0.05, (7, 200)))).astype(int).tolist()
 
 
 def test_drift_within_workers() -> None:
