@@ -16,7 +16,7 @@ from edgekd.benching.remote.bench import RemoteBench
 from edgekd.benching.remote.facts import device_facts
 from edgekd.core import host
 from edgekd.core.console import Console
-from edgekd.core.errors import IntegrityError, MachineError, UsageError
+from edgekd.core.errors import MachineError, UsageError
 from edgekd.core.records import DeviceFacts, Fingerprint
 from edgekd.core.store import disk_errors, write_text
 
@@ -62,7 +62,7 @@ def trust_device(
     if fingerprint is not None:
         trust.chosen(key, fingerprint)
     elif not known and not confirm(f"{place.address} shows the {key.kind} key {key.fingerprint}"):
-        raise IntegrityError(
+        raise UsageError(
             f"{place.address} shows {key.fingerprint} ({key.kind}); nothing was pinned",
             mend="compare it on the device (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then give it with --fingerprint",
         )
@@ -83,15 +83,19 @@ def check_device(place: Place) -> tuple[list[str], bool]:
     lines = [
         ("device", f"{place.address}: {facts.cpu or 'unknown processor'}, {facts.machine}, {facts.system}"),
         ("cores", f"{facts.usable_cores} usable of {facts.logical_cores or '?'}"),
-        ("memory", f"{facts.memory_bytes / _GIB:.1f} GiB" if facts.memory_bytes else "unknown"),
+        ("memory", _gib(facts.memory_bytes) if facts.memory_bytes else "unknown"),
         ("python", f"{seen['python'] or 'does not start'} ({seen['executable']})"),
         *((name, _shown(seen["packages"][name])) for name in provisioning.PACKAGES),
-        ("space", f"{seen['free_bytes'] / _GIB:.1f} GiB free; {seen['kept_bytes'] / _GIB:.1f} GiB kept in {bench.told['root']}"),
+        ("space", f"{_gib(seen['free_bytes'])} free; {_gib(seen['kept_bytes'])} kept in {bench.told['root']}"),
         ("clock", _clock(fingerprint)),
         ("time", _apart(apart_s)),
         ("ready", "yes" if ready else f"no: edgekd device setup {place.address}"),
     ]
     return [f"{name:<12} {text}" for name, text in lines], ready
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / _GIB:.1f} GiB"
 
 
 def _shown(package: dict[str, Any]) -> str:
@@ -181,11 +185,8 @@ def list_devices() -> list[str]:
     """Return this machine, the devices whose keys are pinned, and what was last seen of those that were looked at."""
     here = host.device_facts()
     lines = [f"local  {here.cpu or here.machine}, {here.usable_cores} usable cores"]
-    for key in trust.pinned():
-        lines.append(f"ssh    {key.names}  {key.kind} {key.fingerprint}")
-    for name, text in sorted(_seen().items()):
-        lines.append(f"seen   {name}  {text}")
-    return lines
+    lines += [f"ssh    {key.names}  {key.kind} {key.fingerprint}" for key in trust.pinned()]
+    return lines + [f"seen   {name}  {text}" for name, text in sorted(_seen().items())]
 
 
 def _seen_file() -> Path | None:

@@ -34,7 +34,7 @@ def cache_folder() -> Path | None:
 
 
 def config_folder() -> Path | None:
-    """Return the folder for what a person has decided once, such as whom to trust (it need not exist), or None without a home."""
+    """Return the folder for what a person decided, such as whom to trust (it need not exist), or None without a home."""
     if named := os.environ.get("EDGEKD_CONFIG"):
         return Path(named).expanduser()
     if shared := os.environ.get("XDG_CONFIG_HOME"):

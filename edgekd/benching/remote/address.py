@@ -35,7 +35,6 @@ _OPTIONS = {
     "ControlPath": "none",
     "ConnectionAttempts": "1",
     "ConnectTimeout": str(CONNECT_S),
-    "ServerAliveInterval": "5",
     "ServerAliveCountMax": "3",
     "LogLevel": "ERROR",
 }
@@ -60,11 +59,11 @@ class Address(BaseModel):
         told = {**_OPTIONS, "UserKnownHostsFile": " ".join(map(_quoted, known_hosts)), **(options or {})}
         command = ["ssh", "-T", "-x", "-a"]
         if self.config is not None:
-            command += ["-F", os.path.abspath(self.config)]
+            command += ["-F", str(self.config.absolute())]
         for name, value in told.items():
             command += ["-o", f"{name}={value}"]
         if self.key is not None:
-            command += ["-o", "IdentitiesOnly=yes", "-i", os.path.abspath(self.key)]
+            command += ["-o", "IdentitiesOnly=yes", "-i", str(self.key.absolute())]
         if self.user is not None:
             command += ["-l", self.user]
         if self.port is not None:
@@ -91,7 +90,7 @@ def environment() -> dict[str, str]:
 
 
 def _quoted(path: Path) -> str:
-    text = os.path.abspath(path)
+    text = str(path.absolute())
     if '"' in text or "\n" in text or "\0" in text:
         raise UsageError(f"{text!r}: ssh cannot read a file with this name", mend="set EDGEKD_CONFIG to another folder")
     return f'"{text.replace("%", "%%")}"'

@@ -19,7 +19,7 @@ from edgekd.benching.answers import read_answer
 from edgekd.benching.remote.address import CONNECT_S, Address
 from edgekd.benching.remote.agent.serving import PROTOCOL
 from edgekd.benching.remote.connection import Connection
-from edgekd.benching.remote.failures import Dropped
+from edgekd.benching.remote.failures import DroppedError
 from edgekd.core.errors import IntegrityError, MachineError, UsageError
 from edgekd.core.records import Fingerprint, TelemetryLog
 from edgekd.core.records.circumstances import TelemetryRow, row_from
@@ -45,6 +45,7 @@ class Manner:
     keep_bytes: int = 2 << 30
     purpose: str = "bench"
     worker: Path = field(default_factory=lambda: Path(worker.__file__))
+    probe: bytes = field(default_factory=probe.program)
 
 
 class RemoteBench:
@@ -59,6 +60,7 @@ class RemoteBench:
         self.told: dict[str, Any] = {}  # what the agent told of the device
         self.losses = 0
         self._token = secrets.token_hex(16)
+        self._lease_end_ns = time.perf_counter_ns() + int(manner.lease_s * 1e9)
         self._connection: Connection | None = None
         self._brought: dict[str, dict[str, Path]] = {}
         self._present: set[str] = set()
@@ -68,7 +70,7 @@ class RemoteBench:
     def __enter__(self) -> Self:
         try:
             self._connection = self._connected()
-        except Dropped as error:
+        except DroppedError as error:
             raise MachineError(f"{self.manner.address} cannot be reached: {error}") from error
         return self
 
@@ -111,7 +113,7 @@ class RemoteBench:
 
     def fingerprint(self) -> Fingerprint:
         """Return the circumstances that the device is in now."""
-        told = self.run(probe.program(), "fingerprint")
+        told = self.run(self.manner.probe, "fingerprint")
         if told["code"]:
             raise MachineError(f"{self.manner.address}: the probe failed: {told['stderr'].strip()[-300:]}")
         return probe.fingerprint(told["stdout"])
@@ -147,9 +149,7 @@ class RemoteBench:
 
         def one(connection: Connection) -> dict[str, Any]:
             asked = {"program": self._program(connection, program), "arguments": arguments, "own": own, "stdin": stdin}
-            return self._request(
-                connection, "run", {**asked, "timeout_s": timeout_s}, wait_s=timeout_s + ANSWER_S, note=note
-            )
+            return self._request(connection, "run", {**asked, "timeout_s": timeout_s}, wait_s=timeout_s + ANSWER_S, note=note)
 
         return self._asked("a program", one)
 
@@ -162,7 +162,7 @@ class RemoteBench:
                 if self._connection is None:
                     self._connection = self._reconnected()
                 return ask(self._connection)
-            except Dropped as error:
+            except DroppedError as error:
                 losses += 1
                 self.losses += 1
                 if self._connection is not None:
@@ -180,11 +180,11 @@ class RemoteBench:
         while True:
             try:
                 return self._connected()
-            except Dropped as error:
+            except DroppedError as error:
                 if time.perf_counter_ns() > give_up_ns:
                     raise MachineError(
-                        f"{self.manner.address}: the connection was lost, and for {self.manner.reconnect_s:g} s there was no other:"
-                        f" {error}",
+                        f"{self.manner.address}: the connection was lost, and there was no other for"
+                        f" {self.manner.reconnect_s:g} s: {error}",
                         mend="see that the device is on and reachable, and run the same command again",
                     ) from error
             threading.Event().wait(pause_s)
@@ -214,6 +214,11 @@ class RemoteBench:
 
     def _hello(self) -> dict[str, Any]:
         manner = self.manner
+        left_s = (self._lease_end_ns - time.perf_counter_ns()) / 1e9
+        if left_s <= 0:
+            raise MachineError(
+                f"{manner.address}: the lease of {manner.lease_s:g} s has run out", mend="raise the device's lease_s"
+            )
         return {
             "protocol": PROTOCOL,
             "token": self._token,
@@ -222,7 +227,7 @@ class RemoteBench:
             "root": manner.root,
             "heartbeat_s": manner.heartbeat_s,
             "lease": manner.lease,
-            "lease_s": manner.lease_s,
+            "lease_s": left_s,
             "keep_bytes": manner.keep_bytes,
         }
 
@@ -276,7 +281,7 @@ class RemoteBench:
 
     # -------------------------------------------------------------------------------------------------------- telemetry
     def _watch(self, connection: Connection) -> None:
-        program = self._program(connection, probe.program())
+        program = self._program(connection, self.manner.probe)
         asked = {"program": program, "arguments": ("telemetry", "--hz", str(probe.DEFAULT_HZ))}
         self._request(connection, "telemetry", asked, wait_s=ANSWER_S)
 

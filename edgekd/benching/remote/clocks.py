@@ -1,4 +1,4 @@
-"""Whether a device's clock runs as fast as this machine's, seen from afar: what a device measures is worth what its clock is."""
+"""Whether a device's clock runs as fast as this machine's, seen from afar: what it measures is worth what its clock is."""
 
 TOLERANCE = 0.02
 MIN_S = 10.0
@@ -26,7 +26,7 @@ class ClockCheck:
         shown_s = (there_ns - first_there_ns) / 1e9
         if shown_s < 0 or (least_s > MIN_S and not least_s * (1 - TOLERANCE) <= shown_s <= most_s * (1 + TOLERANCE)):
             return (
-                f"by the device's clock {shown_s:.1f} s have passed, by this machine's between {least_s:.1f} and {most_s:.1f} s:"
-                " what it measures cannot be believed (was either of them suspended?)"
+                f"by the device's clock {shown_s:.1f} s have passed, by this machine's {least_s:.1f} to {most_s:.1f} s:"
+                " what it measures cannot be believed (was one of them suspended?)"
             )
         return ""

@@ -20,7 +20,7 @@ from edgekd.benching.remote import program
 from edgekd.benching.remote.address import Address, environment
 from edgekd.benching.remote.agent.serving import READY
 from edgekd.benching.remote.clocks import ClockCheck
-from edgekd.benching.remote.failures import Dropped, no_ssh, not_started, refused
+from edgekd.benching.remote.failures import DroppedError, no_ssh, not_started, refused
 from edgekd.benching.remote.trust import trusted_files
 from edgekd.core.console import printable
 from edgekd.core.errors import EdgekdError, MachineError
@@ -47,9 +47,10 @@ class Connection:
         self._wrong_clock = ""
         self._closed = threading.Event()
         self._stderr: IO[bytes] = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - closed with the connection
+        alive = {"ServerAliveInterval": str(max(1, round(heartbeat_s / 6)))}
         try:
             self._ssh = subprocess.Popen(
-                address.command(program.line(python), known_hosts=trusted_files()),
+                address.command(program.line(python), known_hosts=trusted_files(), options=alive),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
@@ -57,6 +58,7 @@ class Connection:
                 start_new_session=True,  # Ctrl-C reaches the controller only, which then says goodbye
             )
         except FileNotFoundError as error:
+            self._stderr.close()
             raise no_ssh() from error
         assert self._ssh.stdin is not None
         assert self._ssh.stdout is not None
@@ -65,12 +67,12 @@ class Connection:
         self._reader = threading.Thread(target=self._read, name="edgekd-ssh", daemon=True)
 
     def start(self, *, wait_s: float) -> None:
-        """Send the agent and wait until it runs; raise an error that says why it does not, or `Dropped`."""
+        """Send the agent and wait until it runs; raise an error that says why it does not, or `DroppedError`."""
         until_ns = time.perf_counter_ns() + int(wait_s * 1e9)
         try:
             self._write(program.greeting(), until_ns)
             self._await_ready(until_ns)
-        except Dropped as error:
+        except DroppedError as error:
             if error.ended:
                 with suppress(subprocess.TimeoutExpired):
                     self._ssh.wait(END_S)
@@ -89,7 +91,7 @@ class Connection:
         """Ask, and return the answer and the samples that came with it; `note` hears what is said meanwhile.
 
         Raises the agent's refusal as the error that it is, `MachineError` if the device's clock cannot be believed, and
-        `Dropped` if the connection is lost or there is no answer within `wait_s`.
+        `DroppedError` if the connection is lost or there is no answer within `wait_s`.
         """
         until_ns = time.perf_counter_ns() + int(wait_s * 1e9)
         self._number += 1
@@ -99,12 +101,12 @@ class Connection:
             try:
                 told = self._answers.get(timeout=max(0.0, (until_ns - time.perf_counter_ns()) / 1e9))
             except queue.Empty as error:
-                raise Dropped(f"no answer within {wait_s:g} s") from error
+                raise DroppedError(f"no answer within {wait_s:g} s") from error
             if self._wrong_clock:
                 raise MachineError(f"{self.address}: {self._wrong_clock}")
             if told is None:
                 self._answers.put(None)
-                raise Dropped(self._said())
+                raise DroppedError(self._said())
             if told.get("id") != number:
                 continue
             if "note" in told:
@@ -118,7 +120,7 @@ class Connection:
     def close(self) -> None:
         """Say goodbye and wait a little for the agent to clean up, then end the connection in any case."""
         if not self._closed.is_set() and self._reader.is_alive():
-            with suppress(Dropped, EdgekdError):
+            with suppress(DroppedError, EdgekdError):
                 self.request("bye", {}, wait_s=END_S)
         self._closed.set()
         with suppress(OSError):
@@ -144,27 +146,27 @@ class Connection:
             while rest:
                 left_s = (until_ns - time.perf_counter_ns()) / 1e9
                 if left_s <= 0 or self._closed.is_set():
-                    raise Dropped("the connection takes nothing any more")
+                    raise DroppedError("the connection takes nothing any more")
                 try:
                     if select.select([], [self._in], [], min(left_s, 1.0))[1]:
                         rest = rest[os.write(self._in, rest) :]
                 except BlockingIOError:
                     continue
                 except OSError as error:
-                    raise Dropped(self._said()) from error
+                    raise DroppedError(self._said()) from error
 
     def _await_ready(self, until_ns: int) -> None:
         told = b""
         while READY.encode() not in told.splitlines() or not told.endswith(b"\n"):
             left_s = (until_ns - time.perf_counter_ns()) / 1e9
             if left_s <= 0:
-                raise Dropped("the device did not answer in time")
+                raise DroppedError("the device did not answer in time")
             if len(told) > MOST_NOISE_BYTES:
-                raise Dropped("the device's login prints without end")
+                raise DroppedError("the device's login prints without end")
             if select.select([self._out], [], [], left_s)[0]:
                 piece = os.read(self._out, 1 << 16)
                 if not piece:
-                    raise Dropped(ended=True)
+                    raise DroppedError(ended=True)
                 told += piece
 
     def _read(self) -> None:

@@ -7,7 +7,7 @@ from edgekd.core.records import DeviceFacts, Fingerprint
 
 
 def device_facts(fingerprint: Fingerprint, *, name: str) -> DeviceFacts:
-    """Return a machine's fingerprint as its facts under a name; raise `MachineError` if it does not tell what each machine has."""
+    """Return a machine's fingerprint as its facts; raise `MachineError` if it does not tell how many cores there are."""
     told = fingerprint.fields
     cores = _whole(told, "usable_cores")
     if cores is None or cores < 1:

@@ -19,7 +19,7 @@ _KINDS: dict[str, type[EdgekdError]] = {
 _NOT_FOUND = 127
 
 
-class Dropped(Exception):
+class DroppedError(Exception):
     """The connection was lost; what was asked may be asked again over another one. `ended`: ssh itself has ended."""
 
     def __init__(self, because: str = "", *, ended: bool = False) -> None:
@@ -27,12 +27,12 @@ class Dropped(Exception):
         self.ended = ended
 
 
-def not_started(address: Address, code: int | None, said: str, error: Dropped) -> EdgekdError | Dropped:
-    """Return why there is no agent: an error where trying again would not help, else `Dropped`."""
+def not_started(address: Address, code: int | None, said: str, error: DroppedError) -> EdgekdError | DroppedError:
+    """Return why there is no agent: an error where trying again would not help, else `DroppedError`."""
     if "HOST IDENTIFICATION HAS CHANGED" in said:
         return IntegrityError(
-            f"{address} shows another host key than the one that is trusted: another machine answers, or its keys were made anew",
-            mend=f"if you know why, `edgekd device trust {address} --replace`; a key in ~/.ssh/known_hosts goes with ssh-keygen -R",
+            f"{address} shows another host key than the trusted one: another machine answers, or its keys were made anew",
+            mend=f"if you know why: edgekd device trust {address} --replace; one in ~/.ssh/known_hosts goes with ssh-keygen -R",
         )
     if "Host key verification failed" in said:
         return IntegrityError(
@@ -49,11 +49,11 @@ def not_started(address: Address, code: int | None, said: str, error: Dropped) -
         return MachineError(
             f"{address}: {last_line(said)}", mend="install Python 3.9 or newer there, or say which in the device's `python`"
         )
-    if code == OLD_PYTHON:
+    if code == OLD_PYTHON or "Unknown option: -I" in said:
         return MachineError(f"{address}: its Python is older than 3.9", mend="name a newer one in the device's `python`")
     if code in (1, 2, 126):
         return MachineError(f"{address}: the agent cannot be started there: {last_line(said)}")
-    return Dropped(said) if said.strip() else error
+    return DroppedError(said) if said.strip() else error
 
 
 def refused(address: Address, error: Mapping[str, Any]) -> EdgekdError:
@@ -71,7 +71,8 @@ def in_use(address: Address, told: Mapping[str, Any]) -> MachineError:
     since = f" for {_duration(held)}" if isinstance(held, int) else ""
     until = f"wait for it to end; its lease runs out in {_duration(left)} at the latest" if isinstance(left, int) else "wait"
     purpose = f" ({printable(str(told['purpose']))})" if told.get("purpose") else ""
-    return MachineError(f"{address} has been in use by {who}{since}{purpose}: two at a time would disturb each other", mend=until)
+    message = f"{address} has been in use by {who}{since}{purpose}; two at a time would disturb each other"
+    return MachineError(message, mend=until)
 
 
 def no_ssh() -> MachineError:

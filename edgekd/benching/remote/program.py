@@ -9,8 +9,8 @@ from pathlib import Path
 _FIRST_DAY = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip knows: the same bytes on every day
 _START = "import runpy\n\nrunpy.run_module('agent', run_name='__main__')\n"
 OTHER_BYTES, OLD_PYTHON = 97, 98
-# For any shell: nothing in it but letters, digits and what stands literally between single quotes, and it is always the same but
-# for the interpreter and the digest. It reads so many bytes, checks them, and becomes the program that they are; no file is left.
+# For any shell: nothing in it means anything between single quotes, and it is always the same but for the interpreter and the
+# digest. It reads so many bytes, checks them, and becomes the program that they are; no file is left.
 _LINE = (
     "exec {python} -I -c 'import sys;"
     f"sys.version_info<(3,9) and sys.exit({OLD_PYTHON});"

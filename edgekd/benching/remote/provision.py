@@ -1,11 +1,11 @@
 """Looks at the Python of a device, and makes a virtual environment there: `provision.py look|setup < asked.json`.
 
-A stand-alone program: it runs on the device, with Python 3.9 and nothing else, by the Python that the environment is made from.
-What it is doing is told line by line; the last line of stdout is the answer, in JSON.
+A stand-alone program: it runs on the device, with Python 3.9 and nothing else, by the Python that the environment is made
+from. What it is doing is told line by line; the last line of stdout is the answer, in JSON.
 
     look    {root, packages}: which Python the workers run by, what of the packages it can import, space
-    setup   {root, requirements, wheels, system_site_packages}: makes `root`/venv with them, from the index that pip knows there or,
-            if a folder of wheels is given, from those alone
+    setup   {root, requirements, wheels, system_site_packages}: makes `root`/venv with them, from the index that pip knows
+            there or, if a folder of wheels is given, from those alone
 """
 
 from __future__ import annotations
@@ -40,8 +40,6 @@ def look(asked: dict[str, Any]) -> dict[str, Any]:
         "executable": own,
         "environment": own != sys.executable,
         "packages": found,
-        "venv": subprocess.run([sys.executable, "-I", "-c", "import venv,ensurepip"], capture_output=True, check=False).returncode
-        == 0,
         "free_bytes": shutil.disk_usage(root).free,
         "kept_bytes": sum(entry.stat().st_size for entry in os.scandir(os.path.join(root, "files"))),
         "machine": platform.machine(),
@@ -94,7 +92,13 @@ def version_of(own: str, package: str) -> dict[str, Any]:
 def run(command: Sequence[str], *, timeout_s: float | None = None) -> subprocess.CompletedProcess[str]:
     """Run a command to its end and keep what it says."""
     return subprocess.run(
-        list(command), stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False
+        list(command),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=timeout_s,
+        check=False,
     )
 
 

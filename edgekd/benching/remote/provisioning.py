@@ -80,9 +80,9 @@ def how_offline(bench: RemoteBench, seen: dict[str, Any], wanted: Sequence[str])
     """Return how to bring packages to a device that has no network."""
     python = ".".join(str(seen["python"] or bench.told["python"]).split(".")[:2])
     names = " ".join(f"'{one}'" for one in wanted)
+    platforms = " ".join(f"--platform {one}_{seen['machine']}" for one in ("manylinux_2_28", "manylinux_2_27", "manylinux2014"))
     return (
-        f"pip download --only-binary :all: --python-version {python} --platform manylinux_2_28_{seen['machine']}"
-        f" --platform manylinux2014_{seen['machine']} --dest wheels {names}",
+        f"pip download --only-binary :all: --python-version {python} {platforms} --dest wheels {names}",
         f"edgekd device setup {bench.manner.address} --wheels wheels",
     )
 

@@ -43,7 +43,7 @@ class Child:
                 stderr=self.errors,
                 env={**os.environ, MARK: mark},
                 start_new_session=True,
-                preexec_fn=die_with_agent,  # noqa: PLW1509 - the agent has one thread
+                preexec_fn=die_with_agent,  # the agent has one thread
             )
         except OSError as error:
             raise Refusal("machine", f"{command[0]}: cannot be started: {error.strerror}") from error
@@ -80,14 +80,15 @@ class Child:
 
 def end_left_behind(mark: str) -> int:
     """End what a killed agent could not end: the lease being ours, whoever carries its mark is left behind."""
-    wanted, ended = f"{MARK}={mark}".encode(), 0
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{name}/environ", "rb") as file:
-                found = wanted in file.read().split(b"\0")
-            if found and int(name) != os.getpid():
-                os.kill(int(name), signal.SIGKILL)
-                ended += 1
-        except OSError:
-            continue
-    return ended
+    return sum(_ended(int(name), f"{MARK}={mark}".encode()) for name in os.listdir("/proc") if name.isdigit())
+
+
+def _ended(process: int, mark: bytes) -> bool:
+    try:
+        with open(f"/proc/{process}/environ", "rb") as file:
+            if process == os.getpid() or mark not in file.read().split(b"\0"):
+                return False
+        os.kill(process, signal.SIGKILL)
+    except OSError:  # of another account, or ended by now
+        return False
+    return True

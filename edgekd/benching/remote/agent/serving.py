@@ -13,9 +13,9 @@ Both are lines of JSON: a request `{"id": 1, "do": "..."}` is answered by `{"id"
     telemetry  a kept program that goes on telling: its lines come with the answers, as `rows`
     bye        the end
 
-No value of a request ever reaches a shell. However the agent ends (bye, end of the connection, nothing read for `heartbeat_s`, a
-signal, the end of its lease), every process that it started is ended first, with its process group. Times are those of the
-machine's monotonic clock; the time of day is told and nothing is done with it.
+No value of a request ever reaches a shell. However the agent ends (bye, end of the connection, nothing read for `heartbeat_s`,
+a signal, the end of its lease), every process that it started is ended first, with its process group. Times are those of
+the machine's monotonic clock; the time of day is told and nothing is done with it.
 """
 
 from __future__ import annotations
@@ -69,6 +69,12 @@ class Agent:
         """Answer requests until nobody asks any more, and end."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM):
             signal.signal(number, self._end)
+        # The end of a process is an event like any other: nothing is looked at again and again while a worker measures.
+        ended, tells = os.pipe()
+        os.set_blocking(tells, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(tells, warn_on_full_buffer=False)
+        self._selector.register(ended, selectors.EVENT_READ, lambda: os.read(ended, 512))
         try:
             self._set_alarm()
             self._say(READY)
@@ -82,11 +88,11 @@ class Agent:
     # -- the connection
     def _say(self, line: str) -> None:
         data = line.encode() + b"\n"
-        while data:
-            try:
+        try:
+            while data:
                 data = data[os.write(1, data) :]
-            except OSError as error:
-                raise Gone from error
+        except OSError as error:
+            raise Gone from error
 
     def _on_input(self) -> None:
         told = os.read(0, 1 << 16)
@@ -247,8 +253,9 @@ class Agent:
         try:
             # Its own end counts: a process that it started may hold the pipe open for longer.
             while child.process.poll() is None and not timed_out:
-                self._pump(2.0 if open_[0] else 0.02)
-                timed_out = time.perf_counter_ns() - start_ns > timeout_s * 1e9 or len(said) > MOST_ANSWER_BYTES
+                left_s = timeout_s - (time.perf_counter_ns() - start_ns) / 1e9
+                self._pump(max(0.0, left_s))
+                timed_out = left_s <= 0 or len(said) > MOST_ANSWER_BYTES
             elapsed_ns = time.perf_counter_ns() - start_ns
             while open_[0] and not timed_out and (piece := child.read()):
                 said.extend(piece)
