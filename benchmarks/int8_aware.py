@@ -5,7 +5,7 @@
 DATA holds imagenette160/{train,val} and weights/. ViT-Tiny teaches through its probe; the student sees so many images at 96 px.
 Then it is exported in fp32 and int8 (once as it is, once trained on for some epochs with fake quantisation, same method, same
 kept answers), and each artifact answers the 800 validation photographs through its own runtime. A drop is in points of top-1
-against the fp32 artifact of the same runtime and seed. The naive candidate (per tensor, signed, extremes) is judged on half of the
+against the fp32 artifact of the same runtime and seed. The naive candidate (per tensor, signed, extremes) is judged on half the
 photographs, like every candidate of the search, against fp32 on the same half.
 """
 
