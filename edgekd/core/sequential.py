@@ -12,7 +12,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
 
 LOOKS = (7, 12, 20, 40)
 FAIL_ALPHAS = (0.001, 0.002, 0.003, 0.004)
@@ -95,6 +98,33 @@ def decide(
         if look.high < limit:
             return _decided("pass", look, p_fail, unchanged=unchanged, max_ratio=max_ratio)
     return _open(log_ratios, look, p_fail, unchanged=unchanged, max_ratio=max_ratio, first_look=first_look)
+
+
+def decide_many(
+    log_ratios_JK: "np.ndarray[Any, Any]",
+    *,
+    max_ratio: float = 1.05,
+    min_effect: float = 0.02,
+    max_pair_sd: float = MAX_PAIR_SD,
+) -> "tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]":
+    """Return what `decide` says of each of many jobs (rows of 40 pairs, J jobs): 1 fail, 2 pass, 0 neither; and the pairs used.
+
+    For simulations of the design; `unchanged` is 1.
+    """
+    import numpy as np
+
+    outcome_J = np.zeros(len(log_ratios_JK), np.int8)
+    pairs_J = np.full(len(log_ratios_JK), LOOKS[-1])
+    for look, fail_alpha, pass_alpha in zip(LOOKS, FAIL_ALPHAS, PASS_ALPHAS, strict=True):
+        seen_JK = log_ratios_JK[:, :look]
+        mean_J, sd_J = seen_JK.mean(axis=1), seen_JK.std(axis=1, ddof=1)
+        error_J = sd_J / math.sqrt(look)
+        fails_J = (mean_J - t_quantile(look - 1, fail_alpha) * error_J > 0) & (mean_J > math.log1p(min_effect))
+        passes_J = mean_J + t_quantile(look - 1, pass_alpha) * error_J < math.log(max_ratio)
+        now_J = np.where(fails_J, 1, np.where(passes_J, 2, 0)) * (sd_J <= max_pair_sd) * (outcome_J == 0)
+        pairs_J[now_J > 0] = look
+        outcome_J += now_J.astype(np.int8)
+    return outcome_J, pairs_J
 
 
 def _check(log_ratios: Sequence[float], max_ratio: float, min_effect: float, unchanged: float, fail_share: float) -> None:

@@ -119,8 +119,10 @@ def test_the_digest_is_of_the_facts_and_not_of_who_made_them(kind: str) -> None:
 def test_the_digest_is_the_sha256_of_the_canonical_json() -> None:
     """A known text, so that a digest written today is understood by a later version."""
     text = (
-        '{"exit_code":1,"findings":[{"because":"2.5 > 2","bound":"at most","budget":"size","limit":2.0,"outcome":"fail",'
-        '"subject":"a","unit":"MB","value":2.5}],"from":{},"outcome":"fail","record":"verdict"}'
+        '{"budgets_file":"","exit_code":1,"findings":[{"against":"","alpha":null,"arithmetic":[],"because":"2.5 > 2",'
+        '"bound":"at most","budget":"size","high":null,"id":"","images":null,"level":"error","limit":2.0,"line":null,'
+        '"low":null,"metric":"","needs":"","outcome":"fail","p_value":null,"pairs":null,"subject":"a","tolerated":false,'
+        '"unit":"MB","value":2.5,"waived":null}],"from":{},"outcome":"fail","record":"verdict"}'
     )
     assert SMALL.digest() == hashlib.sha256(text.encode()).hexdigest()
 
