@@ -19,6 +19,7 @@ from edgekd.core.records.checkpoints import (
     TrainingFacts,
     licences_of_weights,
 )
+from edgekd.core.records.circumstances import Condition, Energy, Fingerprint, TelemetryLog, TelemetryRow
 from edgekd.core.records.measurements import DeviceFacts, LatencySummary, Measurement, WorkerSamples
 from edgekd.core.records.record import Fact, FileRef, MadeBy, Record, canonical_json, digest_of
 from edgekd.core.records.reports import Comparison, CurvePoint, Finding, Interval, Outcome, Report, Verdict
@@ -30,12 +31,15 @@ __all__ = [
     "Candidate",
     "Checkpoint",
     "Comparison",
+    "Condition",
     "CurvePoint",
     "DataFacts",
     "DeviceFacts",
+    "Energy",
     "Fact",
     "FileRef",
     "Finding",
+    "Fingerprint",
     "Flip",
     "InputContract",
     "Interval",
@@ -53,6 +57,8 @@ __all__ = [
     "Representation",
     "StartFacts",
     "TeacherFacts",
+    "TelemetryLog",
+    "TelemetryRow",
     "TensorSpec",
     "TrainingFacts",
     "Verdict",
