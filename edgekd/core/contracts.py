@@ -371,7 +371,7 @@ class Backend(Part):
         """Load the exported model with exactly `threads` threads."""
         raise NotImplementedError
 
-    def runner(self) -> Path | None:
+    def runner_file(self) -> Path | None:
         """Return the stand-alone file with which a worker opens this runtime, or None: then it runs on this machine only.
 
         The file needs Python 3.9, numpy and the runtime, and nothing of edgekd. It has
