@@ -254,7 +254,7 @@ def _grown(rows: Sequence[TelemetryRow], column: Callable[[TelemetryRow], int | 
 
 
 def _differs_from_zero(values: Sequence[float]) -> bool:
-    from scipy import stats
+    from scipy import stats  # type: ignore[import-untyped]
 
     if pstdev(values) == 0:
         return True

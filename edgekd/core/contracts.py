@@ -105,8 +105,9 @@ class Source(Part):
 class Needs:
     """What a method asks for before training: taps of the student and of every teacher, labels, number of teachers.
 
-    `fit_samples` is how many of the teachers' answers its criterion's `fit` wants to see; `feature_tap` is the student's vector
-    that the method shapes, which probes and nearest neighbours judge.
+    `taps_by_teacher` names each teacher's taps, in the recipe's order, where they are not the same for all. `fit_samples` is
+    how many of the teachers' answers its criterion's `fit` wants to see; `feature_tap` is the student's vector that the
+    method shapes, which probes and nearest neighbours judge.
     """
 
     student_taps: tuple[str, ...] = ()
@@ -116,6 +117,18 @@ class Needs:
     only_labelled_images: bool = False
     fit_samples: int = 4096
     feature_tap: str = "pooled"
+    taps_by_teacher: tuple[tuple[str, ...], ...] = ()
+
+    def taps_of(self, teachers: int) -> tuple[tuple[str, ...], ...]:
+        """Return what each of so many teachers is asked; raise `UsageError` if taps are named for another number of them."""
+        if not self.taps_by_teacher:
+            return (self.teacher_taps,) * teachers
+        if len(self.taps_by_teacher) != teachers:
+            raise UsageError(
+                f"the method names taps for {len(self.taps_by_teacher)} teachers, and there are {teachers}",
+                mend="give one entry a teacher, in their order, or one name for all of them",
+            )
+        return self.taps_by_teacher
 
     @property
     def trains_head(self) -> bool:
@@ -361,6 +374,13 @@ class Backend(Part):
         """Return what finds int8 models for this backend; asked of those with `int8` among their precisions."""
         raise NotImplementedError
 
+    def stand_in(self) -> "Backend | None":
+        """Return a backend whose runtime can answer for this one's files where this one cannot run; None if there is none.
+
+        It only helps to choose among int8 candidates by their answers. Its times say nothing, and its answers are no evidence.
+        """
+        return None
+
     def inspect(self, folder: Path, files: Sequence[str]) -> None:
         """Raise `IntegrityError` for files that must not reach the runtime; `open` asks too, and then it costs nothing.
 
@@ -371,7 +391,7 @@ class Backend(Part):
         """Load the exported model with exactly `threads` threads."""
         raise NotImplementedError
 
-    def runner(self) -> Path | None:
+    def runner_file(self) -> Path | None:
         """Return the stand-alone file with which a worker opens this runtime, or None: then it runs on this machine only.
 
         The file needs Python 3.9, numpy and the runtime, and nothing of edgekd. It has

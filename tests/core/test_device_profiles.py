@@ -9,6 +9,7 @@ from edgekd.core.device_profiles import DeviceProfile, read_profile
 from edgekd.core.errors import UsageError
 from edgekd.core.machine import fingerprint, gpus
 from edgekd.core.records import Fingerprint
+from edgekd.doctor import _against
 
 FOLDER = Path(__file__).parent.parent.parent / "deploy" / "devices"
 SHIPPED = sorted(FOLDER.glob("*.yaml"))
@@ -69,6 +70,22 @@ def test_the_smallest_profile(tmp_path: Path) -> None:
     assert isinstance(profile, DeviceProfile)
     assert profile.differences(Fingerprint.of({"cpu": "A"})) == []
     assert profile.differences(Fingerprint.of({})) == ["not this device: cpu is unknown, expected A"]
+
+
+def test_doctor_says_how_a_machine_differs_and_how_to_pin_its_clocks(tmp_path: Path) -> None:
+    """Another device is named by the field that differs; the right one is told what to run, or that all is well."""
+    (tmp_path / "a.yaml").write_text(SMALLEST + "pin: {commands: [turn the knob], then: {governor: '^performance$'}}\n")
+    assert _against(tmp_path / "a.yaml", Fingerprint.of({"cpu": "B"})) == [
+        "profile  A: no",
+        "         not this device: cpu is B, expected A",
+    ]
+    assert _against(tmp_path / "a.yaml", Fingerprint.of({"cpu": "A", "governor": "ondemand"})) == [
+        "profile  A: no",
+        "         clocks not pinned: governor is ondemand, expected ^performance$",
+        "pin by   turn the knob",
+    ]
+    (said,) = _against(tmp_path / "a.yaml", Fingerprint.of({"cpu": "A", "governor": "performance"}))
+    assert said == "profile  A: this is one, with its clocks pinned"
 
 
 @pytest.mark.parametrize(
