@@ -53,7 +53,7 @@ def target(trusted: Any, ssh_world: ModuleType, tmp_path: Path) -> tuple[object,
 
 # ------------------------------------------------------------------------------------------------------------------ trust
 def test_a_key_is_shown_and_pinned_once_a_person_has_compared_it(loopback: Any, call: Call, nobody: Path) -> None:
-    """The fingerprint is ssh-keygen's; nothing is pinned without a person or the fingerprint, and a second time changes nothing."""
+    """The fingerprint is ssh-keygen's; nothing is pinned without a person or the fingerprint; a second time changes nothing."""
     told = subprocess.run(["ssh-keygen", "-lf", loopback.folder / "host_key.pub"], capture_output=True, text=True, check=True)
     fingerprint = told.stdout.split()[1]
     arguments = ("device", "trust", "target", "--config", loopback.ssh_config)
@@ -117,7 +117,7 @@ def test_check_says_what_a_device_has_and_whether_it_can_measure(
     assert code == 4
     assert lines["onnxruntime"] == "not installed"
     assert lines["numpy"] == metadata.version("numpy")
-    assert lines["python"].endswith(f"({tmp_path}/root/venv/bin/python)")
+    assert lines["python"].endswith(f"({tmp_path / 'root' / 'venv' / 'bin' / 'python'})")
     assert lines["time"] == "right"
     assert lines["ready"].startswith("no: edgekd device setup target")
     assert {"device", "cores", "memory", "space", "clock"} <= set(lines)

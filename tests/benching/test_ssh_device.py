@@ -256,7 +256,7 @@ def agents(lease: str) -> int:
     inode = next(line.split()[6] for line in Path("/proc/net/unix").read_text().splitlines() if line.endswith(f".{lease}"))
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if any(os.readlink(one) == f"socket:[{inode}]" for one in (folder / "fd").iterdir()):
+            if any(str(one.readlink()) == f"socket:[{inode}]" for one in (folder / "fd").iterdir()):
                 return int(folder.name)
         except OSError:
             continue

@@ -28,7 +28,7 @@ class Ssh(Device):
     `name` goes into the record and the file name (default: the host). `python` starts the agent there; workers run by the same,
     or by the virtual environment below `root` that `edgekd device setup` makes. `heartbeat_s`: after so long without a sign of
     life either side gives the other up, and what was started on the device is ended. `reconnect_s`: how long another connection
-    is tried for then. `lease_s`: the longest time that the device is kept from others. `timeout_s` is for one worker process.
+    is tried for then. `lease_s`: the longest time that the device is kept from others.
     """
 
     host: Annotated[str, Field(pattern=HOST)]
@@ -41,7 +41,6 @@ class Ssh(Device):
     root: Annotated[str, Field(min_length=1, max_length=1024)] = "~/.edgekd"
     heartbeat_s: Annotated[float, Field(ge=0.5, le=600)] = 30.0
     reconnect_s: Annotated[float, Field(ge=0, le=3600)] = 60.0
-    timeout_s: Annotated[float, Field(gt=0)] = 900.0
     lease: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "edgekd"
     lease_s: Annotated[float, Field(gt=0)] = 12 * 3600.0
 

@@ -106,7 +106,7 @@ class RemoteBench:
 
         told = self._asked("a worker", one)
         if told["timed_out"]:
-            mend = "raise the device's timeout_s, or choose a shorter bench.profile"
+            mend = "raise bench.timeout_s, or choose a shorter bench.profile"
             raise MachineError(f"{whose} did not end within {timeout_s:g} s", mend=mend)
         said, errors = str(told["stdout"]).encode(), str(told["stderr"]).encode()
         return read_answer(said, code=int(told["code"]), whose=whose, stderr=errors)
