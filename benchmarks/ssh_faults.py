@@ -45,7 +45,7 @@ def main() -> int:
     sshd = world.find_sshd()
     if sshd is None:
         sys.exit("sshd is not installed (Debian: apt-get install openssh-server)")
-    rows = []
+    where, rows = machine(), []
     with tempfile.TemporaryDirectory(prefix="edgekd-faults-") as folder:
         loopback = world.Loopback(Path(folder), sshd)
         os.environ["EDGEKD_CONFIG"] = str(loopback.config_folder)
@@ -61,7 +61,7 @@ def main() -> int:
             loopback.close()
     total = summary(rows)
     print("\n".join(f"{name:<24} {value}" for name, value in total.items()))
-    write_result("ssh_faults", {**machine(), "summary": total, "rows": rows}, asked.out)
+    print(write_result("ssh_faults", {"machine": where, "summary": total, "rows": rows}, asked.out))
     return int(total["hung"] or total["wrong_numbers"] or total["orphans"] or total["overlapping_workers"])
 
 

@@ -27,6 +27,7 @@ from edgekd.core.store import disk_errors, sha256_of
 
 PIECE_BYTES = 192 << 10
 ANSWER_S = 60.0  # for what the device does by itself: hashing, linking
+FIRST_TRIES, FIRST_S = 3, 8  # what is not there is said soon, a connection that breaks at once is given another chance
 MOST_LOSSES = 5  # of the connection, in one thing that is asked
 Answer = TypeVar("Answer")
 
@@ -68,10 +69,17 @@ class RemoteBench:
         self._log: TelemetryLog | None = None
 
     def __enter__(self) -> Self:
-        try:
-            self._connection = self._connected()
-        except DroppedError as error:
-            raise MachineError(f"{self.manner.address} cannot be reached: {error}") from error
+        late_ns = time.perf_counter_ns() + FIRST_S * 10**9
+        while self._connection is None:
+            try:
+                self._connection = self._connected()
+            except DroppedError as error:
+                self.losses += 1
+                if self.losses >= FIRST_TRIES or time.perf_counter_ns() > late_ns:
+                    raise MachineError(
+                        f"{self.manner.address} cannot be reached: {error}", mend="see that the device is on, and that sshd runs"
+                    ) from error
+                threading.Event().wait(0.3)
         return self
 
     def __exit__(self, *_: object) -> None:
