@@ -21,6 +21,7 @@ ARROWS: dict[str, set[str]] = {
     **{room: {"core"} for room in ROOMS},
     "recipe": {"core"},
     "testing": {"core"},
+    "doctor": {"core"},
     "inspection": {"core", "recipe", "judging"},
     # Neighbours of the rooms: they take finished runs as records, and words and tables for people from judging.
     "rendering": {"core"},
@@ -32,13 +33,13 @@ ARROWS: dict[str, set[str]] = {
     "importing": {"core", "recipe", "work", *ROOMS},
     "pipeline": {"", "core", "recipe", "work", "pilot", "finetuning", "importing", "baselines", "history", *ROOMS},
     "cli": {
-        *("", "core", "recipe", "inspection", "pipeline", "pilot", "finetuning", "importing"),
+        *("", "core", "recipe", "doctor", "inspection", "pipeline", "pilot", "finetuning", "importing"),
         *("rendering", "baselines", "history"),
     },
 }
 VERSION = "edgekd.__version__"  # the one name that everybody may take from the top
 # A CI box without torch can do all of this; core may name torch's types, for type checkers only.
-LIGHT = {"", "core", "judging", "recipe", "inspection", "rendering", "baselines", "history", "cli"}
+LIGHT = {"", "core", "judging", "recipe", "doctor", "inspection", "rendering", "baselines", "history", "cli"}
 
 
 @dataclass(frozen=True)
