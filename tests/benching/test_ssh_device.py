@@ -142,7 +142,7 @@ def test_a_worker_that_hangs_is_ended_with_all_it_started(
     )
     with pytest.raises(MachineError, match=r"did not end within 0\.5 s"):
         bench.work(plan(brought(bench, model)), timeout_s=0.5)
-    assert ssh_world.marked(lease) == []
+    assert ssh_world.wait_until(lambda: ssh_world.marked(lease) == [], within_s=5)
 
 
 def test_a_process_that_a_worker_leaves_running_ends_with_it(

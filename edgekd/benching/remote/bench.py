@@ -76,9 +76,8 @@ class RemoteBench:
             except DroppedError as error:
                 self.losses += 1
                 if self.losses >= FIRST_TRIES or time.perf_counter_ns() > late_ns:
-                    raise MachineError(
-                        f"{self.manner.address} cannot be reached: {error}", mend="see that the device is on, and that sshd runs"
-                    ) from error
+                    mend = "see that the device is on, and that sshd runs"
+                    raise MachineError(f"{self.manner.address} cannot be reached: {error}", mend=mend) from error
                 threading.Event().wait(0.3)
         return self
 
