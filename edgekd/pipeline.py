@@ -22,7 +22,6 @@ from edgekd.core.store import (
     locked,
     open_run_folder,
     read_record,
-    write_text,
 )
 from edgekd.finetuning import Labelled, Tuning
 from edgekd.importing import UNKNOWN, Images
@@ -44,11 +43,13 @@ def run(
     loaded = load_recipe(recipe, quick=quick, assignments=assignments)
     with _begin(loaded, out, overwrite=overwrite, command=command, console=console) as work:
         work.distill_all()
-        work.export_all()
-        work.bench_all()
+        for one in work.everyone:
+            one.export_all()
+        for one in work.everyone:
+            one.bench_all()
         verdict = work.judge()
         _tell_github(work, verdict)
-        if not work.done_anew:
+        if not any(one.done_anew for one in work.everyone):
             work.console.say("nothing to do: every stage was already done from these inputs")
         return verdict
 
@@ -253,9 +254,9 @@ def import_weights(
 
 
 def export(run: Path, *, command: Sequence[str] | None = None, console: Console | None = None) -> tuple[Artifact, ...]:
-    """Export the student of a run to every backend of its recipe."""
+    """Export the student of a run to every backend of its recipe, and its peers; return the student's."""
     with _resume(run, command=command, console=console) as work:
-        return work.export_all()
+        return [one.export_all() for one in work.everyone][0]
 
 
 def bisect(
@@ -290,9 +291,9 @@ def bundle(
 
 
 def bench(run: Path, *, command: Sequence[str] | None = None, console: Console | None = None) -> tuple[Measurement, ...]:
-    """Measure the exported artifacts of a run on every device of its recipe."""
+    """Measure the exported artifacts of a run on every device of its recipe, and its peers'; return the student's."""
     with _resume(run, command=command, console=console) as work:
-        return work.bench_all()
+        return [one.bench_all() for one in work.everyone][0]
 
 
 def report(run: Path, *, command: Sequence[str] | None = None, console: Console | None = None) -> Report:
@@ -309,20 +310,28 @@ def gate(
 
     Raises `EvidenceError` if the records have changed since the report was made. A report without them is judged as it is.
     """
-    from edgekd.judging import stage
-
     with _resume(run, command=command, console=console) as work:
         judged_by = work.loaded.budgets if budgets is None else load_budgets(budgets)
-        facts = read_record(Report, work.folder.report)
-        if work.folder.checkpoint().is_file() and work.facts().digest() != facts.digest():
-            raise EvidenceError(
-                f"{work.folder.report}: is not about the records that are here now",
-                mend="make it anew with `edgekd report`",
-            )
-        verdict = stage.judge(facts, judged_by, work.made_by)
-        stage.write(work.folder, facts, verdict, work.loaded.formats)
+        verdict = _gated(work, judged_by)
         _tell_github(work, verdict)
         return verdict
+
+
+def _gated(work: Work, judged_by: Sequence[contracts.Budget]) -> Verdict:
+    """Judge the report that stands in a run folder, and those of the students that learnt with its own."""
+    from edgekd.judging import stage
+    from edgekd.judging.peers import with_peers
+
+    facts = read_record(Report, work.folder.report)
+    if work.folder.checkpoint().is_file() and work.facts().digest() != facts.digest():
+        raise EvidenceError(
+            f"{work.folder.report}: is not about the records that are here now",
+            mend="make it anew with `edgekd report`",
+        )
+    verdict = stage.judge(facts, judged_by, work.made_by)
+    verdict = with_peers(verdict, {name: _gated(peer, judged_by) for name, peer in work.peers.items()})
+    stage.write(work.folder, facts, verdict, work.loaded.formats)
+    return verdict
 
 
 def _tell_github(work: Work, verdict: Verdict) -> None:
@@ -347,10 +356,10 @@ def _begin(
     root = open_run_folder(out or Path("runs") / loaded.recipe.name, overwrite=overwrite)
     with locked(root):
         work = Work(loaded, RunFolder(root), command, console or Console())
-        text = loaded.resolved()
-        if not work.folder.recipe.is_file() or work.folder.recipe.read_text(encoding="utf-8") != text:
-            write_text(work.folder.recipe, text)
-        yield work
+        work.write_recipe()
+        work.begin_peers()
+        with work.holding_peers():
+            yield work
 
 
 @contextmanager
@@ -363,4 +372,6 @@ def _resume(run: Path, *, command: Sequence[str] | None, console: Console | None
         raise UsageError(f"{run}: is not a run folder of edgekd", mend="make one with `edgekd run RECIPE --out DIR`")
     with locked(run):
         folder = RunFolder(run)
-        yield Work(load_recipe(folder.recipe), folder, command, console or Console())
+        work = Work(load_recipe(folder.recipe), folder, command, console or Console())
+        with work.holding_peers():
+            yield work

@@ -201,6 +201,7 @@ class Teaching:
             precision=frozen.precision,
             probe_top1=probe_top1,
             knn_top1=knn,
+            classes=getattr(frozen, "classes", ()),
         )
 
 

@@ -31,8 +31,8 @@ from edgekd.core.plan import Quantise
 from edgekd.core.predictions import write_predictions
 from edgekd.core.records import Artifact, Checkpoint, InputContract, MadeBy, Quantisation, licences_of_weights
 from edgekd.core.store import begin_stage, checked_file, disk_errors, file_ref, sync_files, write_record
-from edgekd.exporting import parity
-from edgekd.exporting.interface import contract_of, shown
+from edgekd.exporting import heads, parity
+from edgekd.exporting.interface import OUTPUT, contract_of, outputs_of, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,8 +75,17 @@ class Reference:
         module = load_student(checkpoint, folder, student)
         self.exportable = exportable_of(checkpoint, student, module)
         self.held_against = held_against or self.exportable
-        self.logits_NK = eager_answers(module, self.images, checkpoint.input, label="torch", console=console, workers=threads)
-        broken_N = ~parity.finite(self.logits_NK)
+        answers_NK = eager_answers(
+            module,
+            self.images,
+            checkpoint.input,
+            label="torch",
+            console=console,
+            workers=threads,
+            taps=outputs_of(self.exportable),
+        )
+        self.logits_NK, *self.of_heads = heads.split(answers_NK, checkpoint)
+        broken_N = ~parity.finite(answers_NK)
         if broken_N.any():
             raise EvidenceError(
                 f"the student itself answers with NaN or infinity on {broken_N.sum()} of {len(self.images)} images",
@@ -103,6 +112,7 @@ def export(
     if not not_executed:
         need_packages(backend)
     checkpoint = reference.checkpoint
+    heads.check_backend(backend, checkpoint)
     name = f"{backend.ref().use} {backend.precision}"
     begin_stage(folder, RECORD)
     console.say(f"{name}: exporting {checkpoint.student_name}")
@@ -178,11 +188,12 @@ def _record(
     checkpoint = reference.checkpoint
     samples, classes = reference.images.samples, checkpoint.classes
     files = tuple(file_ref(folder / file, folder=folder) for file in written.files)
-    logits_NK = ran.logits_NK
+    logits_NK, *of_heads = (None,) if ran.logits_NK is None else heads.split(ran.logits_NK, checkpoint)
     found = None if logits_NK is None else parity.compare(reference.logits_NK, logits_NK, samples, classes)
     if found is not None:
         decision = agreement.decide(found, precision=backend.precision, executed_precision=ran.precision)
         found = found.model_copy(update={"decision": decision})
+    further = heads.judged(reference, of_heads, precision=backend.precision, executed_precision=ran.precision)
     artifact = Artifact(
         made_by=made_by,
         from_=from_,
@@ -194,15 +205,16 @@ def _record(
         files=files,
         size_bytes=sum(file.size_bytes for file in files),
         inputs=written.inputs,
-        outputs=written.outputs,
+        outputs=heads.named(written.outputs, checkpoint),
         opset=written.opset,
         classes=classes,
         input=contract_of(written.inputs[0], checkpoint.input),
-        parity=found,
+        parity=heads.worst(found, further),
         accuracy=None if logits_NK is None else write_predictions(logits_NK, samples, classes, folder),
         licences=licences_of_weights(checkpoint),
         quantisation=quantisation,
         not_executed=ran.not_executed,
+        heads=further,
     )
     write_record(folder / RECORD, artifact)
     return artifact
@@ -233,25 +245,33 @@ def exportable_of(checkpoint: Checkpoint, student: Student, module: "nn.Module")
         classes=checkpoint.classes,
         metadata=about(checkpoint),
         sample_BCHW=sample_for(checkpoint.input),
+        heads=checkpoint.heads,
     )
 
 
 def eager_answers(
-    module: "nn.Module", images: ImageSet, contract: InputContract, *, label: str, console: Console, workers: int = 1
+    module: "nn.Module",
+    images: ImageSet,
+    contract: InputContract,
+    *,
+    label: str,
+    console: Console,
+    workers: int = 1,
+    taps: tuple[str, ...] = (OUTPUT,),
 ) -> "Logits":
-    """Return a student's own logits_NK of all images in order, `workers` batches beside one another."""
+    """Return a student's own logits_NK of all images in order, `workers` batches beside one another; several taps joined."""
     # Each batch on one core: torch's own threads wait for each other and crawl on a busy machine.
     with _torch_threads(1):
-        return _answers(_eager(module), images, contract, batch=_BATCH, label=label, console=console, workers=workers)
+        return _answers(_eager(module, taps), images, contract, batch=_BATCH, label=label, console=console, workers=workers)
 
 
-def _eager(module: Any) -> "Callable[[Logits], Logits]":
+def _eager(module: Any, taps: tuple[str, ...]) -> "Callable[[Logits], Logits]":
     import torch
 
     def answer(image_BCHW: "Logits") -> "Logits":
         with torch.inference_mode():
-            logits_BK = module.features(torch.from_numpy(image_BCHW), ("logits",))["logits"]
-            found: Logits = logits_BK.float().numpy()
+            answers = module.features(torch.from_numpy(image_BCHW), taps)
+            found: Logits = torch.cat([answers[tap].float() for tap in taps], dim=1).numpy()
             return found
 
     return answer
@@ -311,7 +331,7 @@ def _check_written(written: ExportedFiles, checkpoint: Checkpoint, name: str) ->
     takes = contract_of(written.inputs[0], checkpoint.input)
     sides = written.inputs[0].shape[1:3] if takes.resize_inside else checkpoint.input.size_px
     image = (*sides, 3) if takes.takes_bytes else (3, *sides)
-    wanted = image, (len(checkpoint.classes),)
+    wanted = image, (len(checkpoint.classes),), *((len(classes),) for classes in checkpoint.heads.values())
     found = tuple(tuple(spec.shape[1:]) for spec in (*written.inputs, *written.outputs))
     if found != wanted:
         raise IntegrityError(
@@ -325,7 +345,7 @@ def _through(session: Session, written: ExportedFiles, reference: Reference, *, 
     contract = contract_of(written.inputs[0], reference.exportable.input)
     size = fixed if isinstance(fixed, int) else _BATCH
     return _answers(
-        session.run,
+        heads.together(session) if reference.checkpoint.heads else session.run,
         reference.images,
         contract,
         batch=1 if contract.resize_inside else size,
