@@ -136,7 +136,7 @@ def test_no_module_imports_against_the_arrows(module: str) -> None:
 def test_no_module_does_what_nobody_may_do(module: str) -> None:
     """No pickle, no eval, no wall clock for measuring, no print outside of the command line, no catch-all."""
     source = modules()[module].read_text(encoding="utf-8")
-    assert forbidden_calls(source, may_print=module == "edgekd.cli") == []
+    assert forbidden_calls(source, may_print=module.split(".")[:2] == ["edgekd", "cli"]) == []
 
 
 def test_every_file_has_a_unit_and_a_telling_name() -> None:

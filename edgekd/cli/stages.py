@@ -1,0 +1,188 @@
+"""The stages of a run, and what is made of several."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgekd.cli.options import (
+    Classes,
+    ContractFile,
+    Json,
+    Judged,
+    Out,
+    Overwrite,
+    Quick,
+    Quiet,
+    RecipeFile,
+    RunDir,
+    RunOrModel,
+    Set,
+)
+from edgekd.cli.saying import command_line, console_of, end_with, print_lines, print_records
+from edgekd.cli.students import run_of
+from edgekd.core.errors import BUDGET_FAILED, UsageError
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def run(
+    recipe: RecipeFile,
+    out: Out = None,
+    quick: Quick = False,
+    set_: Set = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Distil, export, measure, report and judge.
+
+    A second run does only what changed; an interrupted one goes on from its last finished stage.
+    """
+    from edgekd import pipeline
+
+    verdict = pipeline.run(
+        recipe,
+        out=out,
+        quick=quick,
+        assignments=set_ or (),
+        overwrite=overwrite,
+        command=command_line(),
+        console=console_of(quiet),
+    )
+    end_with(verdict, json)
+
+
+@app.command()
+def distill(
+    recipe: RecipeFile,
+    out: Out = None,
+    quick: Quick = False,
+    set_: Set = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train the student, and the baseline beside it."""
+    from edgekd import pipeline
+
+    checkpoint = pipeline.distill(
+        recipe,
+        out=out,
+        quick=quick,
+        assignments=set_ or (),
+        overwrite=overwrite,
+        command=command_line(),
+        console=console_of(quiet),
+    )
+    print_records([checkpoint], json)
+
+
+@app.command()
+def cache(recipe: RecipeFile, quick: Quick = False, set_: Set = None, quiet: Quiet = False) -> None:
+    """Keep the teachers' answers to a recipe's images.
+
+    `distill` does it by itself; this does it beforehand, and goes on where it was stopped.
+    """
+    from edgekd import pipeline
+
+    pipeline.cache(recipe, quick=quick, assignments=set_ or (), command=command_line(), console=console_of(quiet))
+
+
+@app.command()
+def export(
+    run: RunOrModel,
+    data: Judged = None,
+    classes: Classes = None,
+    contract: ContractFile = None,
+    out: Out = None,
+    set_: Set = None,
+    bundle: Annotated[
+        bool, typer.Option("--bundle", help="Also write what a device needs, as a folder and a .tar.gz.")
+    ] = False,
+    bisect: Annotated[
+        bool, typer.Option("--bisect", help="Find the first node that departs where parity is not a pass.")
+    ] = False,
+    artifact: Annotated[
+        list[str] | None, typer.Option("--artifact", metavar="NAME", help="With --bisect: look at this one; repeatable.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Export a run's student, and check each artifact.
+
+    Parity and accuracy are found on the validation images, through each runtime. Exits with 1 if an int8 artifact drops too
+    much or is not faster than float. With --bisect the tensors of an artifact are compared with those of the float32 graph,
+    one by one (bisect.json). A bundle holds the model, its input contract, a model card, and programs in Python and C++ that
+    need neither edgekd nor torch; then RUN may also be one of a run's artifacts/ folders.
+    """
+    from edgekd import pipeline
+
+    if artifact and not bisect:
+        raise UsageError("--artifact belongs to --bisect")
+    if bundle:
+        print_records(pipeline.bundle(run, out=out, command=command_line(), console=console_of(quiet)), json)
+        return
+    run = run_of(run, data=data, classes=classes, contract=contract, out=out, set_=set_, quiet=quiet)
+    if bisect:
+        found = pipeline.bisect(run, artifacts=artifact or (), command=command_line(), console=console_of(quiet))
+        print_records(found, json)
+        return
+    artifacts = pipeline.export(run, command=command_line(), console=console_of(quiet))
+    print_records(artifacts, json)
+    refused = [(one.name, one.quantisation.refused) for one in artifacts if one.quantisation and one.quantisation.refused]
+    for name, reason in refused:
+        typer.echo(f"{name}: refused: {reason}", err=True)
+    if refused:
+        raise typer.Exit(BUDGET_FAILED)
+
+
+@app.command()
+def bench(
+    run: RunOrModel,
+    data: Judged = None,
+    classes: Classes = None,
+    contract: ContractFile = None,
+    out: Out = None,
+    set_: Set = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure the latency of a run's artifacts."""
+    from edgekd import pipeline
+
+    if run.suffix == ".onnx":
+        run = run_of(run, data=data, classes=classes, contract=contract, out=out, set_=set_, quiet=quiet)
+        exported = pipeline.export(run, command=command_line(), console=console_of(quiet))
+        print_records(() if json else exported, as_json=False)
+    print_records(pipeline.bench(run, command=command_line(), console=console_of(quiet)), json)
+
+
+@app.command()
+def report(run: RunDir, json: Json = False, quiet: Quiet = False) -> None:
+    """Write a run's report anew, in every format."""
+    from edgekd import pipeline
+
+    print_records([pipeline.report(run, command=command_line(), console=console_of(quiet))], json)
+
+
+@app.command()
+def gate(
+    run: RunDir,
+    budgets: Annotated[Path | None, typer.Option("--budgets", metavar="FILE", help="Judge by this file's budgets.")] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Judge a run; the exit code is the verdict."""
+    from edgekd import pipeline
+
+    end_with(pipeline.gate(run, budgets=budgets, command=command_line(), console=console_of(quiet)), json)
+
+
+@app.command()
+def compare(run_a: RunDir, run_b: RunDir) -> None:
+    """Put two runs side by side."""
+    from edgekd import inspection
+
+    print_lines(inspection.compare(run_a, run_b))
