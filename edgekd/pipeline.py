@@ -3,6 +3,7 @@
 Every function takes a recipe or a run folder and works on files; each is one command of the command line.
 """
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -253,10 +254,37 @@ def import_weights(
     return foreign_weights.convert(source, target, key=key, strip=strip, overwrite=overwrite)
 
 
+def embed_classes(
+    classes: Path,
+    target: Path,
+    *,
+    model: str,
+    pretrained: str,
+    templates: Sequence[str] = (),
+    sha256: str | None = None,
+    overwrite: bool = False,
+) -> list[str]:
+    """Write the text embeddings of the classes of a file by an open_clip model; return what to tell of them.
+
+    Raises `UsageError` if there is a file already, and what `edgekd.distilling.zero_shot.embed_classes` raises.
+    """
+    from edgekd.distilling import zero_shot
+
+    if target.exists() and not overwrite:
+        raise UsageError(f"{target}: is there already", mend="choose another name, or add --overwrite")
+    prompts = tuple(templates) or zero_shot.TEMPLATES
+    texts = zero_shot.embed_classes(classes, model=model, pretrained=pretrained, templates=prompts, sha256=sha256)
+    about = {"text_model": model, "pretrained": pretrained, "templates": json.dumps(prompts, ensure_ascii=False)}
+    zero_shot.write_texts(target, texts, about=about)
+    count, width = texts.text_KD.shape
+    return [f"wrote {target}: {count} classes, {width} wide, logit scale {texts.logit_scale:.4g}"]
+
+
 def export(run: Path, *, command: Sequence[str] | None = None, console: Console | None = None) -> tuple[Artifact, ...]:
     """Export the student of a run to every backend of its recipe, and its peers; return the student's."""
     with _resume(run, command=command, console=console) as work:
-        return [one.export_all() for one in work.everyone][0]
+        own, *_peers = [one.export_all() for one in work.everyone]
+        return own
 
 
 def bisect(
@@ -293,7 +321,8 @@ def bundle(
 def bench(run: Path, *, command: Sequence[str] | None = None, console: Console | None = None) -> tuple[Measurement, ...]:
     """Measure the exported artifacts of a run on every device of its recipe, and its peers'; return the student's."""
     with _resume(run, command=command, console=console) as work:
-        return [one.bench_all() for one in work.everyone][0]
+        own, *_peers = [one.bench_all() for one in work.everyone]
+        return own
 
 
 def report(run: Path, *, command: Sequence[str] | None = None, console: Console | None = None) -> Report:

@@ -126,7 +126,7 @@ class Recipe(Section):
     data: PartRef
     teachers: tuple[PartRef, ...] = ()
     student: PartRef
-    peers: dict[PeerName, PartRef] = {}
+    peers: dict[PeerName, PartRef] = Field(default={})
     method: PartRef
     cache: Cache = Cache()
     start: Start | None = None

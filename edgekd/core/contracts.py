@@ -242,7 +242,7 @@ class Method(Part):
         raise NotImplementedError
 
     def further_heads(self, teachers: tuple[FeatureSpec, ...]) -> dict[str, tuple[str, ...]]:  # noqa: ARG002
-        """Return the heads that the student gets beside its last layer, and their classes; the tap of one is `logits_<name>`."""
+        """Return the heads that the student gets beside its last layer, with their classes; their taps are `logits_<name>`."""
         return {}
 
     def build(self, student: FeatureSpec, teachers: tuple[FeatureSpec, ...], classes: int) -> "nn.Module":

@@ -33,7 +33,7 @@ def check_width(name: str, classes: tuple[str, ...], width: int) -> None:
 
 
 def check_same(teachers: Sequence[FeatureSpec], classes: tuple[str, ...]) -> None:
-    """Raise `UsageError` if a teacher is asked for its own logits and says that they are over other classes than the images'."""
+    """Raise `UsageError` if a teacher is asked for its own logits and says that they are over others than these classes."""
     for teacher in teachers:
         if "logits" not in teacher.shapes or not teacher.classes or teacher.classes == classes:
             continue
@@ -46,5 +46,5 @@ def check_same(teachers: Sequence[FeatureSpec], classes: tuple[str, ...]) -> Non
             why += f" ({', '.join(strange[:3])})" if strange else ""
         raise UsageError(
             f"{teacher.name} {why}",
-            mend="use `head: probe`, name the classes in the teacher's order, or use `method: uhc` for teachers of other classes",
+            mend="use `head: probe`, name the classes in the teacher's order, or take `method: uhc` for such teachers",
         )

@@ -69,7 +69,7 @@ class Cohort(nn.Module):
         self.train(was_training)
         return FeatureSpec(name=self.first.name, shapes={tap: tuple(f.shape[1:]) for tap, f in features.items()})
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # as torch declares it
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Return the weights, those of a common trunk once: who averages them would otherwise do it for every branch."""
         state = super().state_dict(*args, **kwargs)
         seen: set[tuple[int, torch.Size]] = set()
@@ -102,7 +102,7 @@ class Cohort(nn.Module):
                 del student.prepared
 
     def _name_of(self, wanted: nn.Module) -> str:
-        return next(name for name, module in self.named_modules() if module is wanted)
+        return str(next(name for name, module in self.named_modules() if module is wanted))
 
 
 class _Once:

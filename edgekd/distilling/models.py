@@ -229,7 +229,7 @@ def build(
     """
     known_name(name)
     if isinstance(weights, Path):
-        model = _with_local_weights(name, weights, sha256=sha256)
+        model = _with_local_weights(name, weights, sha256=sha256, size=size)
     else:
         model = _create(name, pretrained=weights == "hub")
     if classes is not None:
@@ -304,7 +304,7 @@ def _create(name: str, *, pretrained: bool, classes: int | None = None) -> Any:
         ) from error
 
 
-def _with_local_weights(name: str, path: Path, *, sha256: str | None) -> Any:
+def _with_local_weights(name: str, path: Path, *, sha256: str | None, size: int | None) -> Any:
     import timm
 
     state = read_weights(path, sha256=sha256)
@@ -312,11 +312,22 @@ def _with_local_weights(name: str, path: Path, *, sha256: str | None) -> Any:
     head = heads if isinstance(heads, str) else heads[0]
     rows = state[f"{head}.weight"].shape[0] if f"{head}.weight" in state else 0
     model = _create(name, pretrained=False, classes=rows)
+    if size is not None and _was_saved_at(model, state, size):
+        model.set_input_size(img_size=size)  # else its position embedding would be resampled twice, there and back
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert is not None:
         state = convert(state, model)
     load_strictly(model, state, where=path, name=name)
     return model
+
+
+def _was_saved_at(model: Any, state: Mapping[str, Tensor], size: int) -> bool:
+    """Say whether a transformer's weights hold a position for each patch of an image of this size."""
+    saved, patches = state.get("pos_embed"), getattr(model, "patch_embed", None)
+    if saved is None or saved.ndim != 3 or patches is None or not hasattr(model, "set_input_size"):
+        return False
+    count = (size // patches.patch_size[0]) * (size // patches.patch_size[1])
+    return bool(saved.shape[1] != model.pos_embed.shape[1] and saved.shape[1] - model.num_prefix_tokens == count)
 
 
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], *, where: Path, name: str) -> None:

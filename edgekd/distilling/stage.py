@@ -39,7 +39,9 @@ HELD_BYTES = 1 << 30
 def distill(job: Job, folder: Path, console: Console) -> Checkpoint:
     """Train a student and write `checkpoint.json`, the weights, the history and the predictions into `folder`.
 
-    Peers learn with it, and theirs are written into their own folders before. Raises `UsageError` when method, models and data have nothing in common, before anything is written.
+    Peers learn with it, and theirs are written into their own folders before.
+
+    Raises `UsageError` when method, models and data have nothing in common, before anything is written.
     """
     return _Stage(job, folder, console).go()
 

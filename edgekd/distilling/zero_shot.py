@@ -1,7 +1,7 @@
 """Zero-shot heads: what an image embedding says of classes that are only named, by the text tower of a CLIP.
 
-A file of text embeddings is a `.safetensors` with the tensor `text_KD` (one row a class) and the metadata `classes` (a JSON list
-of names in the order of the rows) and, where it is not 100, `logit_scale`.
+A file of text embeddings is a `.safetensors` with the tensor `text_KD` (one row a class) and the metadata `classes` (a JSON
+list of names in the order of the rows) and, where it is not 100, `logit_scale`.
 
 Axes: B batch, K classes, D embedding width, P prompts.
 """

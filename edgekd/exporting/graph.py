@@ -224,7 +224,9 @@ def stripped(model: "ModelProto") -> "ModelProto":
 def _trace_key(exportable: Exportable, opset: int, batch: Batch, outputs: tuple[str, ...]) -> str:
     module = exportable.module
     modes = [part.training for part in module.modules()]
-    digest = hashlib.sha256(f"{opset} {batch} {' '.join(outputs)} {tuple(exportable.sample_BCHW.shape)} {modes} {module}".encode())
+    digest = hashlib.sha256(
+        f"{opset} {batch} {' '.join(outputs)} {tuple(exportable.sample_BCHW.shape)} {modes} {module}".encode()
+    )
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

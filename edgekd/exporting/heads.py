@@ -6,7 +6,7 @@ Axes: B batch, N images, K classes of all outputs together.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
@@ -27,7 +27,7 @@ class Held(Protocol):
 
     checkpoint: Checkpoint
     images: ImageSet
-    of_heads: "Sequence[Logits]"
+    of_heads: "list[Logits]"
 
 
 def check_backend(backend: Backend, checkpoint: Checkpoint) -> None:
@@ -49,7 +49,7 @@ def together(session: Session) -> "Callable[[Logits], Logits]":
     """Return a function that runs a session and puts its outputs side by side."""
 
     def answer(image_BCHW: "Logits") -> "Logits":
-        outputs: list[Logits] = session.run_all(image_BCHW)  # type: ignore[attr-defined] - of backends with several outputs
+        outputs: list[Logits] = cast(Any, session).run_all(image_BCHW)
         return np.concatenate(outputs, axis=1)
 
     return answer
@@ -62,9 +62,7 @@ def named(outputs: tuple[TensorSpec, ...], checkpoint: Checkpoint) -> tuple[Tens
     return (first, *(spec.model_copy(update={"classes": tuple(classes)}) for spec, classes in pairs))
 
 
-def judged(
-    held: Held, of_heads: "Sequence[Logits]", *, precision: str, executed_precision: str
-) -> tuple[HeadFacts, ...]:
+def judged(held: Held, of_heads: "Sequence[Logits]", *, precision: str, executed_precision: str) -> tuple[HeadFacts, ...]:
     """Return what is known of each further output; without answers (not executed) only its classes."""
     found = []
     for at, (name, classes) in enumerate(held.checkpoint.heads.items()):
@@ -75,9 +73,7 @@ def judged(
     return tuple(found)
 
 
-def _compared(
-    facts: HeadFacts, held: Held, at: int, logits_NK: "Logits", precision: str, executed_precision: str
-) -> HeadFacts:
+def _compared(facts: HeadFacts, held: Held, at: int, logits_NK: "Logits", precision: str, executed_precision: str) -> HeadFacts:
     labels, samples = held.checkpoint.classes, held.images.samples
     found = parity.compare(held.of_heads[at], logits_NK, samples, facts.classes, labels=labels)
     found = found.model_copy(

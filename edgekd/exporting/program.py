@@ -56,8 +56,7 @@ def write(exportable: Exportable, batch: Batch) -> tuple[bytes, bytes]:
     size: int | str = FREE_BATCH if batch == "dynamic" else batch
     several = answers if isinstance(answers, tuple) else (answers,)
     specs = [
-        [name, [size, *answer_BK.shape[1:]], "float32"]
-        for name, answer_BK in zip(outputs_of(exportable), several, strict=True)
+        [name, [size, *answer_BK.shape[1:]], "float32"] for name, answer_BK in zip(outputs_of(exportable), several, strict=True)
     ]
     program = {
         "program": SCHEMA,
@@ -119,7 +118,7 @@ class Program:
             if answer not in made:
                 raise IntegrityError(f"not a valid torch program: nothing makes its answer {answer!r}")
         for name, step in last.items():
-            if name not in self.tensors and name != self._answer:
+            if name not in self.tensors and name not in self._answers:
                 step.last_use_of.append(name)
 
 

@@ -14,13 +14,13 @@ from edgekd.core.store import RunFolder, read_record
 from edgekd.recipe import load_recipe
 
 Call = Callable[..., tuple[int, str, str]]
-PEERS = "peers:\n  wide: {use: timm, model: test_efficientnet, weights: random, size: 32}\n"
+PEERS = "peers:\n  wide: {use: timm, model: mobilenetv3_small_050, weights: random, size: 32}\n"
 MUTUAL = ("method: {use: kd, temperature: 2.0}", "method: {use: mutual, teacher_weight: 0.5}\n" + PEERS.rstrip())
 ONE = ("method: {use: kd, temperature: 2.0}", "method: {use: one, branches: 2}")
 
 
 def recipe_of(text: str, change: tuple[str, str]) -> str:
-    text = text.replace("model: mobilenetv3_small_050", "model: test_efficientnet2")
+    text = text.replace("model: mobilenetv3_small_050", "model: test_efficientnet")
     assert change[0] in text
     return text.replace(*change)
 
@@ -50,12 +50,12 @@ def test_every_peer_is_a_run_that_was_exported_measured_and_judged(trained_toget
     run = RunFolder(trained_together / "run")
     peer = run.peer("wide")
     first, other = (read_record(Checkpoint, folder.checkpoint()) for folder in (run, peer))
-    assert (first.student_name, other.student_name) == ("test_efficientnet2", "test_efficientnet")
+    assert (first.student_name, other.student_name) == ("test_efficientnet", "mobilenetv3_small_050")
     assert first.method == other.method
     assert first.method.use == "mutual"
     assert first.training.images_seen == other.training.images_seen == 32
     assert [teacher.name for teacher in other.teachers] == ["vit_tiny_patch16_224"]
-    assert read_record(Checkpoint, peer.checkpoint("baseline")).student_name == "test_efficientnet"
+    assert read_record(Checkpoint, peer.checkpoint("baseline")).student_name == "mobilenetv3_small_050"
     artifact = read_record(Artifact, peer.artifact("onnxruntime-fp32"))
     assert artifact.from_["checkpoint"] == other.digest()
     assert artifact.parity is not None
@@ -107,12 +107,13 @@ def test_a_failing_peer_fails_the_run(together: Path, edgekd: Call) -> None:
     run = RunFolder(together / "run")
     sizes = [read_record(Artifact, f.artifact("onnxruntime-fp32")).size_bytes for f in (run, run.peer("wide"))]
     budgets = together / "budgets.yaml"
-    budgets.write_text(f"budgets: [{{use: size, max: {(sizes[0] + sizes[1]) // 2}}}]\n")
+    budgets.write_text(f"budgets: [{{use: size, max: {(sizes[0] + sizes[1]) // 2000}kB}}]\n")
     code, _, _ = edgekd("gate", run.root, "--budgets", budgets)
     verdicts = [read_record(Verdict, folder.verdict) for folder in (run, run.peer("wide"))]
     assert code == 1
-    assert verdicts[0].outcome == "fail"
-    assert {verdict.outcome for verdict in verdicts} == {"fail"} or sizes[0] > sizes[1]
+    assert sizes[0] < sizes[1]
+    assert [verdict.outcome for verdict in verdicts] == ["fail", "fail"]
+    assert [(f.budget, f.outcome) for f in verdicts[0].findings] == [("size", "pass"), ("peer", "fail")]
 
 
 def test_a_peer_that_the_recipe_dropped_is_removed(together: Path, edgekd: Call) -> None:

@@ -43,7 +43,7 @@ class Clip(Method):
                 raise UsageError(
                     f"method {self.ref().use}: the student's embedding is {width[0]} wide, over {student.shapes['logits'][0]}"
                     f" classes; that of {teacher.name} is {teacher.shapes[EMBEDDING][0]}, over {teacher.shapes['logits'][0]}",
-                    mend="give student and teacher the same `zero_shot` file, made by the text tower that belongs to the teacher",
+                    mend="give student and teacher the same `zero_shot` file, made by the teacher's own text tower",
                 )
         return _Clip(self)
 
