@@ -19,14 +19,27 @@ from edgekd.core.records.checkpoints import (
     TrainingFacts,
     licences_of_weights,
 )
-from edgekd.core.records.measurements import DeviceFacts, LatencySummary, Measurement, WorkerSamples
+from edgekd.core.records.measurements import DeviceFacts, LatencySummary, Measurement, WholeWay, WorkerSamples
 from edgekd.core.records.record import Fact, FileRef, MadeBy, Record, canonical_json, digest_of
-from edgekd.core.records.reports import Comparison, CurvePoint, Finding, Interval, Outcome, Report, Verdict
+from edgekd.core.records.reports import (
+    Answers,
+    Calibration,
+    Comparison,
+    CurvePoint,
+    Finding,
+    Interval,
+    Outcome,
+    Report,
+    Verdict,
+    Waiver,
+)
 
 __all__ = [
     "IMPORTED",
     "Accuracy",
+    "Answers",
     "Artifact",
+    "Calibration",
     "Candidate",
     "Checkpoint",
     "Comparison",
@@ -57,6 +70,8 @@ __all__ = [
     "TensorSpec",
     "TrainingFacts",
     "Verdict",
+    "Waiver",
+    "WholeWay",
     "WorkerSamples",
     "canonical_json",
     "digest_of",
