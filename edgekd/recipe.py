@@ -118,7 +118,11 @@ PeerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
 
 
 class Recipe(Section):
-    """One experiment. `peers` are further students, by name, for the methods whose students teach one another."""
+    """One experiment.
+
+    `peers` are further students, by name, for the methods whose students teach one another. `pictures: false` keeps no small
+    pictures of images for the report, where these must not leave the machine.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     about: str = ""
@@ -135,6 +139,7 @@ class Recipe(Section):
     baseline: Baseline | None = Baseline()
     pilot: Pilot = Pilot()
     export: tuple[PartRef, ...] = ()
+    pictures: bool = True
     bench: Bench | None = Bench()
     budgets: tuple[PartRef, ...] = ()
     formats: tuple[PartRef, ...] = (

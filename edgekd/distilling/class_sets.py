@@ -32,10 +32,21 @@ def check_width(name: str, classes: tuple[str, ...], width: int) -> None:
         )
 
 
+def check_texts(named: tuple[str, ...], classes: tuple[str, ...]) -> None:
+    """Raise `UsageError` if a student's zero-shot head names other classes than the images', or these in another order."""
+    if named and named != classes:
+        raise UsageError(
+            f"the student's zero-shot texts are of {', '.join(named[:3])}, ...; the images' classes are"
+            f" {', '.join(classes[:3])}, ...",
+            mend="embed the images' own classes, in their order",
+        )
+
+
 def check_same(teachers: Sequence[FeatureSpec], classes: tuple[str, ...]) -> None:
     """Raise `UsageError` if a teacher is asked for its own logits and says that they are over others than these classes."""
     for teacher in teachers:
-        if "logits" not in teacher.shapes or not teacher.classes or teacher.classes == classes:
+        asked = any(tap.partition("~")[0] == "logits" for tap in teacher.shapes)
+        if not asked or not teacher.classes or teacher.classes == classes:
             continue
         if set(teacher.classes) == set(classes):
             at = next(i for i, (own, other) in enumerate(zip(teacher.classes, classes, strict=True)) if own != other)

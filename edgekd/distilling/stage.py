@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.core.console import Console
-from edgekd.core.contracts import Batch, FeatureSpec, Needs
+from edgekd.core.contracts import Batch, FeatureSpec, FrozenModel, Needs
 from edgekd.core.errors import DataError, UsageError
 from edgekd.core.host import usable_cores
 from edgekd.core.records import Checkpoint, InputContract, TrainingFacts
 from edgekd.core.store import append_text, begin_stage
 from edgekd.distilling import cohort, loop, peers
 from edgekd.distilling.allocator import keep_freed_memory
-from edgekd.distilling.class_sets import check_same
+from edgekd.distilling.class_sets import check_same, check_texts
 from edgekd.distilling.cohort import Cohort
 from edgekd.distilling.evaluation import collect, labels_of
 from edgekd.distilling.heads import with_fresh_head
@@ -30,7 +30,8 @@ from edgekd.distilling.job import Job
 from edgekd.distilling.models import TappedModel
 from edgekd.distilling.results import HEAD_TAP, Trained, fit_head, write_checkpoint
 from edgekd.distilling.sampling import EpochSampler, SharedSampler
-from edgekd.distilling.teaching import Lesson, Teaching, teach
+from edgekd.distilling.subteachers import answered
+from edgekd.distilling.teaching import Lesson, Teaching, blamed, load_all, teach
 from edgekd.distilling.views import Crops, Views, collated
 
 HELD_BYTES = 1 << 30
@@ -80,11 +81,9 @@ class _Stage:
         if job.start is not None:
             student = self._started(job.start)
         specs = tuple(teaching.spec() for teaching in teachings)
-        heads = self._add_heads(student, specs)
-        learner = self._with_peers(student)
+        heads = job.method.further_heads(specs)
+        learner, criterion = self._learner(student, specs, start=True)
         contract = job.student.input_contract()
-        spec = replace(learner.spec(self.needs.student_taps), classes=self.classes)
-        criterion = job.method.build(spec, specs, len(self.classes))
         if hasattr(criterion, "fit"):
             cast(Any, criterion).fit(tuple(teaching.rows(self.needs.fit_samples) for teaching in teachings))
         begin_stage(self.folder, "checkpoint.json")
@@ -109,27 +108,26 @@ class _Stage:
             peers.write_checkpoints(result, trained, self.folder / "history.jsonl", self.console)
         return write_checkpoint(result, self.folder, self.console)
 
-    def _add_heads(self, student: TappedModel, teachers: tuple[FeatureSpec, ...]) -> dict[str, tuple[str, ...]]:
-        """Give the student the further heads that the method wants for these teachers, and return their classes.
+    def _learner(
+        self, student: TappedModel, teachers: tuple[FeatureSpec, ...], *, start: bool
+    ) -> tuple[TappedModel | Cohort, nn.Module]:
+        """Return the student with its heads and its peers, and the criterion; `start` loads the peers' starting weights.
 
-        Raises `UsageError` where a teacher or the student's own zero-shot head is about other classes than the images.
+        Raises `UsageError` where they do not fit: also a teacher or a zero-shot head about other classes than the images.
         """
         if not self.needs.class_sets:
             check_same(teachers, self.classes)
-        named = getattr(student, "class_names", ())
-        if named and named != self.classes:
-            raise UsageError(
-                f"the student's zero-shot texts are of {', '.join(named[:3])}, ...; the images' classes are"
-                f" {', '.join(self.classes[:3])}, ...",
-                mend="embed the images' own classes, in their order",
-            )
+        check_texts(getattr(student, "class_names", ()), self.classes)
         heads = self.job.method.further_heads(teachers)
         if heads:
             student.add_heads({name: len(classes) for name, classes in heads.items()})
-            self.needs = replace(self.needs, student_taps=(*self.needs.student_taps, *(f"logits_{name}" for name in heads)))
-        return heads
+        taps = (*self.job.method.needs().student_taps, *(f"logits_{name}" for name in heads))
+        self.needs = replace(self.needs, student_taps=taps)
+        learner = self._with_peers(student, start=start)
+        spec = replace(learner.spec(taps), classes=self.classes)
+        return learner, self.job.method.build(spec, teachers, len(self.classes))
 
-    def _with_peers(self, student: TappedModel) -> TappedModel | Cohort:
+    def _with_peers(self, student: TappedModel, *, start: bool) -> TappedModel | Cohort:
         """Return the student alone, or with those that learn with it: each a model of its own, or branches of one trunk."""
         job, count = self.job, len(self.classes)
         if not job.peers:
@@ -137,7 +135,7 @@ class _Stage:
         if self.needs.branches and job.start is not None:
             copies = cohort.copies_of(student, (job.name, *(peer.name for peer in job.peers)))
             return cohort.branched(copies, alike=True)
-        others = {peer.name: cast(TappedModel, peer.student.build(count)) for peer in job.peers}
+        others = {peer.name: cast(TappedModel, peer.student.build(count, start=start)) for peer in job.peers}
         together = {job.name: student, **others}
         return cohort.branched(together) if self.needs.branches else Cohort(together)
 
@@ -185,7 +183,22 @@ class _Stage:
             device=self.device,
             console=self.console,
         )
-        return teach(self.job.teachers, self.needs.teacher_taps, lesson)
+        taps = self.needs.taps_of(len(self.job.teachers))
+        frozen = load_all(self.job.teachers)
+        self._check_method(frozen, taps)
+        return teach(self.job.teachers, self.needs.teacher_taps, lesson, by_teacher=taps, frozen=frozen)
+
+    def _check_method(self, frozen: tuple[FrozenModel, ...], taps: tuple[tuple[str, ...], ...]) -> None:
+        """Raise `UsageError` if student, method and teachers do not fit, before any teacher has worked for it."""
+        specs = []
+        for number, (part, model, own) in enumerate(zip(self.job.teachers, frozen, taps, strict=True)):
+            with blamed(part, number, of=len(frozen)):
+                specs.append(answered(model, own, classes=len(self.classes)))
+        if not self.needs.student_taps and not self.job.method.further_heads(tuple(specs)):
+            return  # only a question to the teachers
+        with torch.random.fork_rng(devices=[]):
+            student = cast(TappedModel, self.job.student.build(len(self.classes), start=False))
+            self._learner(student, tuple(specs), start=False)
 
     @cached_property
     def _held(self) -> InMemory:

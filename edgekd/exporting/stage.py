@@ -29,9 +29,10 @@ from edgekd.core.images import prepare_batch
 from edgekd.core.parts import need_packages
 from edgekd.core.plan import Quantise
 from edgekd.core.predictions import write_predictions
-from edgekd.core.records import Artifact, Checkpoint, InputContract, MadeBy, Quantisation, licences_of_weights
+from edgekd.core.records import Artifact, Checkpoint, FileRef, InputContract, MadeBy, Quantisation, licences_of_weights
 from edgekd.core.store import begin_stage, checked_file, disk_errors, file_ref, sync_files, write_record
-from edgekd.exporting import heads, parity
+from edgekd.core.thumbnails import write_thumbnails
+from edgekd.exporting import flips, heads, parity
 from edgekd.exporting.interface import OUTPUT, contract_of, outputs_of, shown
 
 if TYPE_CHECKING:
@@ -102,9 +103,11 @@ def export(
     from_: dict[str, str],
     made_by: MadeBy,
     console: Console,
+    pictures: bool = True,
 ) -> Artifact:
     """Export a student to one backend, run all validation images through that runtime, and write the artifact to `folder`.
 
+    With `pictures`, small ones of the worst images that the runtime answers differently are kept for the report.
     Where the backend cannot run here by its nature, the artifact says so and has neither parity nor accuracy. Raises
     `MachineError` if the backend's package is missing or its runtime does something else than asked, and what it raises.
     """
@@ -125,9 +128,11 @@ def export(
         ran = _Ran(not_executed=not_executed)
     else:
         with backend.open(folder, written.files, threads=threads) as session:
-            logits_NK = _through(session, written, reference, label=name, console=console)
-            ran = _Ran(session.executed_on, session.executed_precision, session.runtime, logits_NK)
-    artifact = _record(backend, folder, written, reference, ran, quantisation, from_, made_by)
+            answers_NK = _through(session, written, reference, label=name, console=console)
+            first_NK, *of_heads = heads.split(answers_NK, checkpoint)
+            ran = _Ran(session.executed_on, session.executed_precision, session.runtime, first_NK, tuple(of_heads))
+    kept = _pictures_of_flips(reference, ran.logits_NK, folder) if pictures else None
+    artifact = _record(backend, folder, written, reference, ran, quantisation, from_, made_by, kept)
     _tell(artifact, console)
     return artifact
 
@@ -172,6 +177,7 @@ class _Ran:
     precision: str = NOT_EXECUTED
     runtime: str = NOT_EXECUTED
     logits_NK: "Logits | None" = None
+    of_heads: "tuple[Logits, ...]" = ()
     not_executed: str = ""
 
 
@@ -184,16 +190,17 @@ def _record(
     quantisation: Quantisation | None,
     from_: dict[str, str],
     made_by: MadeBy,
+    pictures: FileRef | None,
 ) -> Artifact:
     checkpoint = reference.checkpoint
     samples, classes = reference.images.samples, checkpoint.classes
     files = tuple(file_ref(folder / file, folder=folder) for file in written.files)
-    logits_NK, *of_heads = (None,) if ran.logits_NK is None else heads.split(ran.logits_NK, checkpoint)
+    logits_NK = ran.logits_NK
     found = None if logits_NK is None else parity.compare(reference.logits_NK, logits_NK, samples, classes)
     if found is not None:
         decision = agreement.decide(found, precision=backend.precision, executed_precision=ran.precision)
         found = found.model_copy(update={"decision": decision})
-    further = heads.judged(reference, of_heads, precision=backend.precision, executed_precision=ran.precision)
+    further = heads.judged(reference, ran.of_heads, precision=backend.precision, executed_precision=ran.precision)
     artifact = Artifact(
         made_by=made_by,
         from_=from_,
@@ -215,9 +222,17 @@ def _record(
         quantisation=quantisation,
         not_executed=ran.not_executed,
         heads=further,
+        flips=pictures,
     )
     write_record(folder / RECORD, artifact)
     return artifact
+
+
+def _pictures_of_flips(reference: Reference, logits_NK: "Logits | None", folder: Path) -> FileRef | None:
+    if logits_NK is None:
+        return None
+    labels = [sample.label for sample in reference.images.samples]
+    return write_thumbnails(reference.images, flips.worst_first(reference.logits_NK, logits_NK, labels), folder)
 
 
 # ------------------------------------------------------------------------------------------------------------ the student

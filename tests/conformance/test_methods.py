@@ -84,7 +84,7 @@ def test_methods_are_registered() -> None:
     assert {
         "supervised",
         *("kd", "dkd", "dist", "logit_standard"),
-        *("mutual", "one", "fusion", "clip"),
+        *("mutual", "one", "fusion", "uhc", "clip"),
         *("feature", "similarity_preserving", "rkd", "queue_similarity", "kdep", "specmatch"),
     } <= set(parts.names("method"))
 

@@ -147,7 +147,8 @@ class Artifact(Record):
     """A student in the form that a runtime loads, with its parity and its accuracy through that runtime.
 
     Where it was made for another machine and has not run yet, `not_executed` says why and how to run it there; parity and
-    accuracy are then None, and no budget that asks for them passes.
+    accuracy are then None, and no budget that asks for them passes. `flips` is a file of small pictures of the worst images
+    that it answers differently.
     """
 
     kind: ClassVar[str] = "artifact"
@@ -169,6 +170,7 @@ class Artifact(Record):
     quantisation: Quantisation | None = None
     not_executed: str = ""
     heads: tuple[HeadFacts, ...] = ()
+    flips: FileRef | None = None
 
     @property
     def name(self) -> str:
@@ -187,7 +189,7 @@ class Artifact(Record):
         facts: dict[str, Any] = write(self)
         if self.quantisation is None:
             facts.pop("quantisation", None)
-        for name in ("not_executed", "heads"):
+        for name in ("not_executed", "heads", "flips"):
             if not getattr(self, name):
                 facts.pop(name, None)
         return facts
