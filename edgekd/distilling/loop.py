@@ -137,8 +137,10 @@ class _Run:
             for name, value in losses.parts.items():
                 parts[name] = parts.get(name, 0.0) + float(value) / plan.accumulate
         if not math.isfinite(total):
+            broken = [name for name, value in parts.items() if not math.isfinite(value)]
+            first = f" (first in {', '.join(broken)})" if 0 < len(broken) < len(parts) else ""
             raise UsageError(
-                f"{self.task.label}: the loss is {total} at learning rate {share * plan.lr:.2g}",
+                f"{self.task.label}: the loss is {total} at learning rate {share * plan.lr:.2g}{first}",
                 mend="lower train.lr, lengthen train.warmup, or set train.clip_norm",
             )
         if plan.clip_norm is not None:

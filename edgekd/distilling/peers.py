@@ -3,15 +3,17 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from torch import nn
 
 from edgekd.core.console import Console
 from edgekd.core.contracts import Needs
-from edgekd.core.errors import UsageError
+from edgekd.core.errors import EdgekdError, UsageError
 from edgekd.core.store import begin_stage, write_text
 from edgekd.distilling.cohort import Cohort
-from edgekd.distilling.job import Job
+from edgekd.distilling.job import Job, Peer
+from edgekd.distilling.models import TappedModel
 from edgekd.distilling.results import Trained, write_checkpoint
 
 
@@ -25,6 +27,14 @@ def check(job: Job, needs: Needs) -> None:
             f"`train.freeze: {job.plan.freeze}` keeps still what students that learn together have to move",
             mend="leave out `train.freeze`",
         )
+
+
+def built(peer: Peer, classes: int, *, start: bool) -> TappedModel:
+    """Return a peer's student; what goes wrong with it says whose it is."""
+    try:
+        return cast(TappedModel, peer.student.build(classes, start=start))
+    except EdgekdError as error:
+        raise type(error)(f"peer {peer.name}: {error.message}", mend=error.mend) from error
 
 
 def top1_of(name: str) -> str:

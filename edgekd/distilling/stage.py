@@ -135,7 +135,7 @@ class _Stage:
         if self.needs.branches and job.start is not None:
             copies = cohort.copies_of(student, (job.name, *(peer.name for peer in job.peers)))
             return cohort.branched(copies, alike=True)
-        others = {peer.name: cast(TappedModel, peer.student.build(count, start=start)) for peer in job.peers}
+        others = {peer.name: peers.built(peer, count, start=start) for peer in job.peers}
         together = {job.name: student, **others}
         return cohort.branched(together) if self.needs.branches else Cohort(together)
 

@@ -97,6 +97,9 @@ def test_a_peers_folder_takes_every_command_of_a_run(together: Path, edgekd: Cal
     peer = together / "run" / "peers" / "wide"
     assert edgekd("report", peer)[0] == 0
     assert edgekd("gate", peer)[0] == 0
+    code, out, _ = edgekd("verify", together / "run")
+    assert code == 0
+    assert "ok  peers/wide/checkpoint/checkpoint.json" in out
     code, _, err = edgekd("distill", peer / "recipe.yaml", "--out", together / "alone")
     assert code == 2
     assert "method mutual needs at least 1 peer" in err

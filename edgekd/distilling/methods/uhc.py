@@ -20,7 +20,7 @@ _FLOOR = 1e-12
 
 
 class Uhc(Method):
-    """Teachers of different classes make one student of all of them, without labels (UHC, Vongkulbhisal et al. 2019).
+    """Teachers of different classes make one student of all of them, without labels (UHC, 2019).
 
     Each teacher's own logits are taken as p_i(l) = q(l) / (sum of q over its classes) of one q over the images' classes,
     which is found for every image by `estimator`: `cross_entropy` or `factorisation`. The student learns
