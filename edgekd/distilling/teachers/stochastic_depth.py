@@ -20,7 +20,7 @@ _BRANCHES = ("drop_path", "drop_path1", "drop_path2")
 
 
 class StochasticDepth(timm.Timm):
-    """A timm model whose residual blocks are left out at random, image by image: a sub-teacher for each draw.
+    """A timm model whose residual blocks are left out at random, image by image: a teacher a draw.
 
     Lee et al. 2022 draw anew in each batch; here what is left out is a pure function of the pixels and `draw`, so answers can
     be kept, and two of these with other draws are two teachers. Without retraining only a small `drop` leaves a good teacher;
