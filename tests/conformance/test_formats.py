@@ -39,6 +39,7 @@ def is_markdown(text: str) -> None:
 
 # name -> what a document of this format must be
 CASES: dict[str, Callable[[str], object]] = {
+    "charts": is_markdown,
     "html": is_html,
     "json": lambda text: Report.from_json(text),
     "junit": lambda text: ET.fromstring(text.encode()),
@@ -101,6 +102,7 @@ def test_format_conforms(name: str) -> None:
     part = parts.load("format", name)()
     check_purity(part)
     check_file_name(part)
+    assert all(Path(file).parts[:1] == ("charts",) for file in part.beside(reports.report(), judged(reports.report())))
     bare = reports.bare_report()
     for report in (reports.report(), bare, reports.report(hostile=" ".join(reports.HOSTILE))):
         CASES[name](part.render(report, judged(report)))
