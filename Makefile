@@ -24,7 +24,7 @@ test: $(TEST_READY)  ## install what the tests need and run them
 	$(BIN)/python -m pytest -n auto --dist loadscope --cov --cov-branch --cov-report=
 
 browser: $(TEST_READY)  ## a browser for the tests that look at the report, if none is installed
-	@command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null || $(BIN)/python -m playwright install --with-deps chromium
+	@command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null || $(BIN)/python -m playwright install --with-deps chromium || test -z "$$CI"
 
 check: lint types test coverage bundle  ## everything that CI asks: style, types, tests, coverage
 

@@ -162,14 +162,14 @@ def test_the_keyboard_reaches_everything(open_page: Open, whole: Report) -> None
         seen.page.keyboard.press("Tab")
         assert seen.page.evaluate("document.activeElement.textContent") == "Skip to the verdict"
         seen.page.keyboard.press("Enter")
-        assert seen.page.url.endswith("#verdict")
+        seen.page.wait_for_function("location.hash === '#verdict'")
         stops = seen.page.eval_on_selector_all(".wide", "all => all.map(e => [e.tabIndex, e.getAttribute('aria-label')])")
         assert stops
         assert all(index == 0 and name for index, name in stops)
         seen.page.focus("#verdict summary >> nth=0")
         before = seen.page.eval_on_selector("#verdict details", "e => e.open")
         seen.page.keyboard.press("Enter")
-        assert seen.page.eval_on_selector("#verdict details", "e => e.open") != before
+        seen.page.wait_for_function("was => document.querySelector('#verdict details').open !== was", arg=before)
         targets = seen.page.eval_on_selector_all(
             "nav a", "all => all.map(a => !!document.querySelector(a.getAttribute('href')))"
         )
