@@ -12,7 +12,7 @@ from edgekd import rendering
 from edgekd.cli import main
 from edgekd.core import parts
 from edgekd.core.errors import EvidenceError, IntegrityError, UsageError
-from edgekd.core.records import Report
+from edgekd.core.records import Report, Verdict
 from edgekd.core.store import RunFolder, read_record, write_record
 
 Make = Callable[..., Path]
@@ -143,12 +143,12 @@ def test_a_history_that_cannot_be_told_is_trouble_and_the_verdict_stands(
     call: Callable[..., tuple], gated: Path, tmp_path: Path
 ) -> None:
     """Exit code 4 whatever the verdict, which is written and said."""
-    before = (gated / "verdict.json").read_bytes()
+    before = read_record(Verdict, gated / "verdict.json")
     (gated / "verdict.json").unlink()
     code, _, err = call("gate", gated, "--history", f"postgresql://me@/x?host={tmp_path}")
     assert code == 4
     assert "the verdict is pass and stands in" in err
-    assert (gated / "verdict.json").read_bytes() == before
+    assert read_record(Verdict, gated / "verdict.json").digest() == before.digest()
 
 
 @pytest.mark.parametrize("place", ["mysql://host/x", "postgresql://me:hunter2@host/x"])

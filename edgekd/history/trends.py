@@ -132,7 +132,8 @@ def _series(runs: "Sequence[Run]") -> list[Series]:
         for found in (found for verdict in run.verdicts for found in verdict.findings):
             better = "down" if found.bound == "at most" else "up"
             point = Point(run=i, value=found.value, limit=found.limit, outcome=cast("Outcome", found.outcome))
-            add(judged, (run.recipe, found.budget, found.subject, found.unit, better), point)
+            what = f"{found.budget} ({found.name})" if found.name and found.name != found.budget else found.budget
+            add(judged, (run.recipe, what, found.subject, found.unit, better), point)
     known = {_figures(series) for series in judged.values()}
     return [*(series for series in facts.values() if _figures(series) not in known), *judged.values()]
 

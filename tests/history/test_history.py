@@ -155,9 +155,22 @@ def test_a_history_of_the_first_version_is_brought_up_to_date_with_its_rows(targ
     with unmade(target) as connection:
         migrate(connection, revisions()[0])
         connection.execute(text(f"INSERT INTO edgekd_runs ({columns}) VALUES ({values})"))
+        connection.execute(
+            text(
+                "INSERT INTO edgekd_verdicts (digest, run_id, outcome, exit_code, budgets, added, record)"
+                f" SELECT '{'1' * 64}', id, 'fail', 1, '', added, '{{}}' FROM edgekd_runs"
+            )
+        )
+        connection.execute(
+            text(
+                'INSERT INTO edgekd_findings (verdict_id, position, budget, subject, "limit", bound, unit, outcome, because)'
+                " SELECT id, 0, 'size', 'a', 1, 'at most', 'bytes', 'fail', '' FROM edgekd_verdicts"
+            )
+        )
     history.add(target, runs[0])
     with Database(target, make=False) as again, again.reading() as session:
         assert [run.recipe for run in session.scalars(select(tables.Run).order_by(tables.Run.id))] == ["old", "quickstart"]
+        assert [(found.name, found.counts) for found in session.scalars(select(tables.Found))] == [("", True), ("", True)]
         assert again._revision(session.connection()) == newest()
 
 
