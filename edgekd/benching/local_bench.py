@@ -58,7 +58,7 @@ class LocalBench:
             except subprocess.TimeoutExpired as error:
                 raise MachineError(
                     f"{whose} did not end within {timeout_s:g} s",
-                    mend="raise the device's timeout_s, or choose a shorter bench.profile",
+                    mend="raise bench.timeout_s, or choose a shorter bench.profile",
                 ) from error
             finally:
                 _end(process)

@@ -28,7 +28,7 @@ def batch(photographs: Sequence[bytes], rules: Mapping[str, Any]) -> Any:
 
 def pixels(photograph: bytes, rules: Mapping[str, Any]) -> Any:
     """Return a photograph as uint8 HWC: decoded, resized with antialiasing, cropped; only decoded where the graph resizes."""
-    photo = Image.open(io.BytesIO(photograph))
+    photo: Image.Image = Image.open(io.BytesIO(photograph))
     if photo.mode != "RGB":
         photo = photo.convert("RGB")
     if rules["resize_inside"]:

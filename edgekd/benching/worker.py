@@ -123,7 +123,8 @@ def paced(
 
     The schedule does not wait for a slow query: those after it are late, and their lateness counts (no coordinated omission).
     """
-    rows, count, origin_ns = [], len(batches), clock()
+    rows: list[tuple[int, ...]] = []
+    count, origin_ns = len(batches), clock()
     for index in range(iterations):
         due_ns = origin_ns + index * period_ns
         while (left_ns := due_ns - clock()) > 0:
@@ -183,7 +184,8 @@ def whole_way(ask: Callable[[Any], Any], plan: dict[str, Any], notes: list[str],
         bytes_, ends = file["bytes"], file["ends"]
     starts = [0, *ends[:-1].tolist()]
     photographs = [bytes_[start:end].tobytes() for start, end in zip(starts, ends.tolist())]
-    rows, count, batch = [], len(photographs), plan["batch"]
+    rows: list[tuple[int, ...]] = []
+    count, batch = len(photographs), plan["batch"]
     for index in range(-1, whole["iterations"]):  # one more at the beginning, which loads the decoder and does not count
         first = max(index, 0) * batch
         start_ns = clock()

@@ -20,18 +20,35 @@ from edgekd.core.records.checkpoints import (
     licences_of_weights,
 )
 from edgekd.core.records.circumstances import Condition, Energy, Fingerprint, TelemetryLog, TelemetryRow
-from edgekd.core.records.measurements import DeviceFacts, LatencySummary, Measurement, WorkerSamples
+from edgekd.core.records.measurements import (
+    BASELINE_ARM,
+    CANDIDATE,
+    REFERENCE,
+    Counts,
+    DeviceFacts,
+    LatencySummary,
+    Measurement,
+    Mode,
+    Outliers,
+    Sustained,
+    WholeWay,
+    WorkerFacts,
+)
 from edgekd.core.records.record import Fact, FileRef, MadeBy, Record, canonical_json, digest_of
 from edgekd.core.records.reports import Comparison, CurvePoint, Finding, Interval, Outcome, Report, Verdict
 
 __all__ = [
+    "BASELINE_ARM",
+    "CANDIDATE",
     "IMPORTED",
+    "REFERENCE",
     "Accuracy",
     "Artifact",
     "Candidate",
     "Checkpoint",
     "Comparison",
     "Condition",
+    "Counts",
     "CurvePoint",
     "DataFacts",
     "DeviceFacts",
@@ -46,7 +63,9 @@ __all__ = [
     "LatencySummary",
     "MadeBy",
     "Measurement",
+    "Mode",
     "Outcome",
+    "Outliers",
     "Parity",
     "ParityDecision",
     "Picture",
@@ -56,13 +75,15 @@ __all__ = [
     "Report",
     "Representation",
     "StartFacts",
+    "Sustained",
     "TeacherFacts",
     "TelemetryLog",
     "TelemetryRow",
     "TensorSpec",
     "TrainingFacts",
     "Verdict",
-    "WorkerSamples",
+    "WholeWay",
+    "WorkerFacts",
     "canonical_json",
     "digest_of",
     "licences_of_weights",

@@ -79,7 +79,7 @@ class OnnxRuntime(Backend):
         self.inspect(folder, files)
         return RunnerSession(_onnxruntime_runner, folder, files, threads=threads, options={})
 
-    def runner(self) -> Path:
+    def runner_file(self) -> Path:
         """Return the file that opens ONNX models without edgekd."""
         return Path(_onnxruntime_runner.__file__)
 

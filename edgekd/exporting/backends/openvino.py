@@ -130,7 +130,7 @@ class OpenVino(Backend):
         self.inspect(folder, files)
         return RunnerSession(_openvino_runner, folder, files, threads=threads, options={"precision": self.precision})
 
-    def runner(self) -> Path:
+    def runner_file(self) -> Path:
         """Return the file that opens models with OpenVINO without edgekd."""
         return Path(_openvino_runner.__file__)
 
