@@ -46,7 +46,7 @@ def _decided(found: Medians, one: Pairing) -> bool:
     if len(a) < 2 or len(a) != len(b):
         return True  # an arm that is not measured decides nothing, and nobody waits for it
     decision = sequential.decide(latency.log_ratios(a, b), max_ratio=one.max_ratio, min_effect=one.min_effect)
-    return decision.outcome != "inconclusive"
+    return decision.outcome != "inconclusive" or decision.next_look is None
 
 
 def _widest(percentiles: Callable[[float], Medians]) -> str:

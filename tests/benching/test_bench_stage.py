@@ -177,7 +177,7 @@ def test_a_calibration_comes_first_and_does_not_count(run: Callable[..., Measure
 def test_the_inputs_are_prepared_validation_images(
     run: Callable[..., Measurement], make_artifact: Callable[..., Artifact]
 ) -> None:
-    """The device gets distinct validation images, prepared by the artifact's contract, float32 in [0, 1]; a seed draws the same."""
+    """The device gets distinct validation images, prepared by the artifact's contract, float32 in [0, 1]."""
     device = Watching(benches=[], fed=[])
     for seed in (0, 0, 1):
         run(device=device, images=33, seed=seed)

@@ -35,7 +35,18 @@ from edgekd.core.records.measurements import (
     WorkerFacts,
 )
 from edgekd.core.records.record import Fact, FileRef, MadeBy, Record, canonical_json, digest_of
-from edgekd.core.records.reports import Comparison, CurvePoint, Finding, Interval, Outcome, Report, Verdict
+from edgekd.core.records.reports import (
+    Answers,
+    Calibration,
+    Comparison,
+    CurvePoint,
+    Finding,
+    Interval,
+    Outcome,
+    Report,
+    Verdict,
+    Waiver,
+)
 
 __all__ = [
     "BASELINE_ARM",
@@ -43,7 +54,9 @@ __all__ = [
     "IMPORTED",
     "REFERENCE",
     "Accuracy",
+    "Answers",
     "Artifact",
+    "Calibration",
     "Candidate",
     "Checkpoint",
     "Comparison",
@@ -82,6 +95,7 @@ __all__ = [
     "TensorSpec",
     "TrainingFacts",
     "Verdict",
+    "Waiver",
     "WholeWay",
     "WorkerFacts",
     "canonical_json",

@@ -1,14 +1,17 @@
 """How long an artifact takes on a device, and on what kind of device in what state."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
 from edgekd.core.records.circumstances import Energy, Fingerprint
 from edgekd.core.records.record import Fact, FileRef, Record
 
-CANDIDATE, BASELINE_ARM, REFERENCE = "candidate", "baseline", "reference"
+CANDIDATE: Final = "candidate"
+BASELINE_ARM: Final = "baseline"
+REFERENCE: Final = "reference"
 Mode = Literal["single", "paced", "offline"]
+Arm = Literal["candidate", "baseline", "reference"]
 
 
 class DeviceFacts(Fact):
@@ -98,7 +101,7 @@ class Measurement(Record):
     version: ClassVar[int] = 2
     artifact: str
     session: str
-    arm: str
+    arm: Arm
     device: DeviceFacts
     fingerprint: Fingerprint
     protocol: str
@@ -154,17 +157,18 @@ class WholeWay(Fact):
 class LatencySummary(Fact):
     """A measurement in a few numbers; a percentile that the samples cannot carry is None and `withheld` says why.
 
-    `digest` is that of the artifact. The times are of one query: of the whole batch, and in a paced session from when it was
-    due. `rounds` names the rounds, and every `worker_*` tuple is aligned with it; it is empty if any process has too few
-    samples for it. `intervals_ms` are 95 % intervals over workers (the replicates), by percentile: p50, p90, ...; `bounds_ms`
-    bound the true percentile from above with 99 % confidence. `drift` is how much slower the last fifth of a worker is than the
-    first, as a share.
+    `kind` is `estimate` for what was not measured, which no budget passes. `digest` is that of the artifact. The times are of
+    one query: of the whole batch, and in a paced session from when it was due. `rounds` names the rounds, and every `worker_*`
+    tuple is aligned with it; it is empty if any process has too few samples for it. `intervals_ms` are 95 % intervals over
+    workers (the replicates), by percentile: p50, p90, ...; `bounds_ms` bound the true percentile from above with 99 %
+    confidence. `drift` is how much slower the last fifth of a worker is than the first, as a share.
     """
 
+    kind: Literal["measured", "estimate"] = "measured"
     artifact: str
     digest: str
     session: str
-    arm: str
+    arm: Arm
     device: DeviceFacts
     device_class: str
     device_state: str
