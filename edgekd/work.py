@@ -252,6 +252,7 @@ class Work:
                     from_=from_,
                     made_by=self.made_by,
                     console=self.console,
+                    pictures=self.recipe.pictures,
                 )
             else:
                 self.console.say(f"{artifact.name}: kept")
