@@ -38,7 +38,7 @@ def calibrate(bench: Workbench, plan: dict[str, Any], profile: Profile, *, timeo
         settled_s=round(found.settled_s, 3),
         recorded_s=round(found.recorded_s, 3),
         warmup_converged=found.converged or effect == "device",
-        effect=effect,  # type: ignore[arg-type]
+        effect=effect,
     )
 
 

@@ -44,7 +44,7 @@ def build() -> bytes:
     """Return the serialised model, from nothing but the constants of this file."""
     from onnx import TensorProto, helper
 
-    nodes, weights = [], []
+    nodes, weights = list[Any](), list[Any]()
     taken, channels = "image", 3
 
     def convolve(kind: str, out: int, *, kernel: int, stride: int, group: int) -> None:
@@ -54,7 +54,7 @@ def build() -> bytes:
         drawn = _noise((out, channels // group, kernel, kernel), stream=len(weights)) * math.sqrt(2 / fan_in)
         weights.append(helper.make_tensor(name, TensorProto.FLOAT, drawn.shape, drawn.tobytes(), raw=True))
         pad = kernel // 2
-        sides = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [pad] * 4, "group": group}
+        sides: dict[str, Any] = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [pad] * 4, "group": group}
         nodes.append(helper.make_node("Conv", [taken, name], [f"{name}_out"], name=name, **sides))
         nodes.append(helper.make_node("Relu", [f"{name}_out"], [f"{name}_relu"], name=f"{name}_relu"))
         taken, channels = f"{name}_relu", out
@@ -83,4 +83,5 @@ def _noise(shape: tuple[int, ...], *, stream: int) -> "np.ndarray[Any, np.dtype[
     count = math.prod(shape)
     raw = np.random.PCG64(_SEED + stream).random_raw(4 * count).reshape(4, count)
     uniform = (raw >> np.uint64(40)).astype(np.float64) / 2**24 - 0.5
-    return (uniform.sum(axis=0) * math.sqrt(3)).astype("<f4").reshape(shape)
+    drawn: np.ndarray[Any, np.dtype[np.float32]] = (uniform.sum(axis=0) * math.sqrt(3)).astype("<f4").reshape(shape)
+    return drawn

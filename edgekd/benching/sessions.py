@@ -31,7 +31,8 @@ class Worker:
     def latency_ns(self) -> "np.ndarray[Any, np.dtype[np.int64]]":
         """Return the time of each query to the model alone, its wait included."""
         alone = self.columns["segment"] == 0
-        return self.columns["queue"][alone] + self.columns["infer"][alone]
+        waited_ns: np.ndarray[Any, np.dtype[np.int64]] = self.columns["queue"][alone] + self.columns["infer"][alone]
+        return waited_ns
 
 
 @dataclass(kw_only=True)

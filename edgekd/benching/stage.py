@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekd.benching import conditions, reference, worker
 from edgekd.benching.answers import samples_of
@@ -18,7 +18,7 @@ from edgekd.benching.calibration import calibrate
 from edgekd.benching.inputs import Fed, Photographs
 from edgekd.benching.profiles import Profile
 from edgekd.benching.protocol import Evidence, judge
-from edgekd.benching.sessions import Columns, Session
+from edgekd.benching.sessions import Session
 from edgekd.benching.subjects import Load, Subject, plan_of, with_whole_way
 from edgekd.benching.writing import table_of, write_samples, write_telemetry
 from edgekd.core.console import Console
@@ -38,6 +38,9 @@ from edgekd.core.records import (
     digest_of,
 )
 from edgekd.core.store import disk_errors, write_bytes, write_record
+
+if TYPE_CHECKING:
+    from edgekd.benching.sessions import Columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +65,7 @@ class _Done:
     session: Session
     fed: Mapping[ArmName, Fed]
     counts: Mapping[ArmName, Counts]
-    sustained: Mapping[ArmName, Columns]
+    sustained: "Mapping[ArmName, Columns]"
     log: TelemetryLog
     before: Fingerprint
     after: Fingerprint
@@ -105,7 +108,7 @@ def stem(arm: ArmName, device: str) -> str:
 def check(settings: Settings) -> None:
     """Raise `UsageError` for settings that no session can follow."""
     asked = {"batch": settings.load.batch, "threads": settings.load.threads, "images": settings.images}
-    asked |= {"rounds": settings.rounds or 1, "iterations": settings.iterations or 1, "warmup": (settings.warmup or 0) + 1}
+    asked |= {name: value for name in ("rounds", "iterations") if (value := getattr(settings, name)) is not None}
     for name, value in asked.items():
         if value < 1:
             raise UsageError(f"bench.{name} is {value}; at least 1 is needed")
@@ -230,7 +233,7 @@ def _sustained(
     workbench: Workbench,
     settings: Settings,
     console: Console,
-) -> dict[ArmName, Columns]:
+) -> "dict[ArmName, Columns]":
     """Run each candidate without a pause, after a rest; nothing where the profile does not ask for it."""
     seconds = settings.profile.sustained_s
     found = {}
