@@ -56,6 +56,7 @@ def _session(
     out, name = work.folder.root / "measurements", device.facts().name
     arms = {f"{one.arm.artifact} {one.arm.arm}": one.digest for one in subjects}
     asked = bench.model_copy(update={"devices": (), "against": None})
+    comparisons = comparisons or _as_slow_as_before(subjects)
     questions = [[str(one.a), str(one.b), one.max_ratio, one.min_effect] for one in comparisons]
     common = {"settings": digest_of_section(device.identity(), asked, questions), "arms": digest_of(arms)}
     from_ = {one.arm: common | {"artifact": one.digest} for one in subjects}
@@ -82,6 +83,13 @@ def _session(
         console=work.console,
         comparisons=comparisons,
     )
+
+
+def _as_slow_as_before(subjects: Sequence[Subject]) -> tuple[Pairing, ...]:
+    """Return what a session with a baseline must decide unless others are asked for: whether the candidate is slower."""
+    arms = {one.arm for one in subjects}
+    pairs = ((ArmName(artifact=arm.artifact, arm=BASELINE_ARM), arm) for arm in arms if arm.arm == CANDIDATE)
+    return tuple(Pairing(a=a, b=b) for a, b in sorted(pairs, key=lambda pair: pair[1].artifact) if a in arms)
 
 
 def _references_of(out: Path, session: str, device: str) -> dict[str, Measurement]:
@@ -144,7 +152,7 @@ def bench_foreign(
     subject = foreign(model)
     document = Document(path=Path("bench"), data={"bench": {}})
     for assignment in assignments:
-        document.set(assignment)
+        document.set(assignment if assignment.startswith("bench.") else f"bench.{assignment}")
     bench = validate(Bench, document.data["bench"], document, at=("bench",))
     found = dict[str, Measurement]()
     for ref in bench.devices:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     Columns = dict[str, np.ndarray[Any, np.dtype[np.int64]]]
 
 
+MOST_LOST = 2  # rounds of one session; a device that loses more is broken
+
+
 @dataclass(frozen=True, kw_only=True)
 class Worker:
     """What one fresh process answered."""
@@ -44,6 +47,7 @@ class Session:
     seed: int
     timeout_s: float
     workers: dict[ArmName, list[Worker]] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
     stopped_because: str = ""
 
     def run(
@@ -60,10 +64,7 @@ class Session:
         self.workers = {arm: [] for arm in arms}
         begun_ns = clock()
         for number, order in enumerate(rounds(len(arms), seed=self.seed)):
-            for position, index in enumerate(order):
-                arm = arms[index]
-                self.workers[arm].append(self._one(arm, number, position))
-                tell(number, len(arms) * number + position + 1, arm.artifact)
+            self._whole_round(number, [arms[index] for index in order], tell)
             found = look(number + 1, looks, self.percentiles, comparisons)
             self.stopped_because = found.because or self.stopped_because
             if found.done:
@@ -71,6 +72,23 @@ class Session:
             if number + 1 >= looks[0] and (clock() - begun_ns) / 1e9 > cap_s:
                 self.stopped_because = f"the time was up after {number + 1} rounds"
                 return
+
+    def _whole_round(self, number: int, order: Sequence[ArmName], tell: Callable[[int, int, str], None]) -> None:
+        """Run a round; if a worker is lost on the way (connection, crash) the whole round is run anew, and that is told."""
+        while True:
+            try:
+                ran = []
+                for position, arm in enumerate(order):
+                    ran.append((arm, self._one(arm, number, position)))
+                    tell(number, len(order) * number + position + 1, arm.artifact)
+            except MachineError as error:
+                self.lost.append(f"round {number + 1}: {error.message.splitlines()[0]}")
+                if number == 0 or len(self.lost) > MOST_LOST:
+                    raise
+                continue
+            for arm, worker in ran:
+                self.workers[arm].append(worker)
+            return
 
     def percentiles(self, percent: float) -> dict[ArmName, list[float]]:
         """Return each arm's worker percentiles in ns; none for an arm whose workers have too few samples for it."""

@@ -301,6 +301,7 @@ def _facts(
         )
     )
     because = done.session.stopped_because
+    told = [*([f"stopped: {because}"] if because else []), *(f"lost-round: {lost}" for lost in done.session.lost)]
     said = {key: ran[0].answer.get(key) for key in ("runtime", "executed_on", "executed_precision", "spin")}
     return said | {
         "artifact": one.digest,
@@ -319,7 +320,7 @@ def _facts(
         "synthetic_input": fed.synthetic or fed.constant,
         "counts": counts,
         "workers": tuple(each.facts for each in ran),
-        "flags": (*judgement.flags, *([f"stopped: {because}"] if because else [])),
+        "flags": (*judgement.flags, *told),
         "trusted": judgement.trusted,
         "untrusted_because": judgement.untrusted_because,
         "blur": judgement.blur,

@@ -196,6 +196,35 @@ def test_workers_know_their_place() -> None:
     assert all(a[1] <= b[0] for a, b in pairwise(windows))
 
 
+def losing(*lost: int) -> FakeBench:
+    """Return a device that loses the workers of these numbers."""
+    bench = FakeBench(lambda plan, index: 0)
+
+    def time_ns(_plan: Mapping[str, Any], index: int) -> int:
+        if len(bench.plans) in lost and index == 30:
+            raise MachineError("the connection is gone")
+        return 20 * MS
+
+    bench.time_ns = time_ns
+    return bench
+
+
+def test_a_lost_worker_costs_one_round() -> None:
+    """The round is run anew, whole; what was lost is told, and no half round counts."""
+    bench = losing(4)
+    session = ran(bench, A, B, looks=(3,))
+    assert [len(workers) for workers in session.workers.values()] == [3, 3]
+    assert len(bench.plans) == 6 + 2
+    assert session.lost == ["round 2: the connection is gone"]
+
+
+@pytest.mark.parametrize("lost", [(1,), (3, 4, 5)])
+def test_a_device_that_keeps_losing_workers_is_broken(lost: tuple[int, ...]) -> None:
+    """In the first round at once, later after the third time."""
+    with pytest.raises(MachineError, match="the connection is gone"):
+        ran(losing(*lost), A, B, looks=(7,))
+
+
 def test_a_worker_that_answers_too_little_is_refused() -> None:
     """An answer without the samples asked for is no measurement."""
     bench = FakeBench(lambda _p, _i: 20 * MS, answers={"count": 0, "samples": "eJwDAAAAAAE="})
