@@ -103,8 +103,9 @@ class Source(Part):
 class Needs:
     """What a method asks for before training: taps of the student and of every teacher, labels, number of teachers.
 
-    `fit_samples` is how many of the teachers' answers its criterion's `fit` wants to see; `feature_tap` is the student's vector
-    that the method shapes, which probes and nearest neighbours judge.
+    `taps_by_teacher` names each teacher's taps, in the recipe's order, where they are not the same for all. `fit_samples` is
+    how many of the teachers' answers its criterion's `fit` wants to see; `feature_tap` is the student's vector that the
+    method shapes, which probes and nearest neighbours judge.
     """
 
     student_taps: tuple[str, ...] = ()
@@ -114,6 +115,18 @@ class Needs:
     only_labelled_images: bool = False
     fit_samples: int = 4096
     feature_tap: str = "pooled"
+    taps_by_teacher: tuple[tuple[str, ...], ...] = ()
+
+    def taps_of(self, teachers: int) -> tuple[tuple[str, ...], ...]:
+        """Return what each of so many teachers is asked; raise `UsageError` if taps are named for another number of them."""
+        if not self.taps_by_teacher:
+            return (self.teacher_taps,) * teachers
+        if len(self.taps_by_teacher) != teachers:
+            raise UsageError(
+                f"the method names taps for {len(self.taps_by_teacher)} teachers, and there are {teachers}",
+                mend="give one entry a teacher, in their order, or one name for all of them",
+            )
+        return self.taps_by_teacher
 
     @property
     def trains_head(self) -> bool:
