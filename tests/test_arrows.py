@@ -31,7 +31,8 @@ ARROWS: dict[str, set[str]] = {
     "pilot": {"core", "recipe", "work", *ROOMS},
     "finetuning": {"core", "recipe", "work", *ROOMS},
     "importing": {"core", "recipe", "work", *ROOMS},
-    "pipeline": {"", "core", "recipe", "work", "pilot", "finetuning", "importing", "baselines", "history", *ROOMS},
+    "measuring": {"core", "recipe", "work", *ROOMS},
+    "pipeline": {"", "core", "recipe", "work", "pilot", "measuring", "finetuning", "importing", "baselines", "history", *ROOMS},
     "cli": {
         *("", "core", "recipe", "doctor", "inspection", "pipeline", "pilot", "finetuning", "importing"),
         *("rendering", "baselines", "history"),

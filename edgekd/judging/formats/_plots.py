@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core import stats
 from edgekd.core.records import CurvePoint, Picture, Report
+from edgekd.judging import wording
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -102,7 +103,7 @@ def loss_curves(report: Report) -> str:
 def accuracy_against_latency(report: Report) -> str:
     """Return accuracy (with its Wilson interval) against p50 (with the processes' range), a dot per measurement."""
     accuracies = {artifact.name: artifact.accuracy for artifact in report.artifacts if artifact.accuracy is not None}
-    measured = [summary for summary in report.latencies if summary.artifact in accuracies]
+    measured = [summary for summary in wording.candidates(report) if summary.artifact in accuracies]
     dots = [(summary, summary.p50_ms) for summary in measured if summary.p50_ms is not None]
     if not dots:
         return ""
@@ -124,7 +125,7 @@ def accuracy_against_latency(report: Report) -> str:
 
 def latency_distribution(report: Report) -> str:
     """Return the share of queries answered within a time, a line per measurement, up to the 99th percentile."""
-    shown = [summary for summary in report.latencies if summary.curve_ms]
+    shown = [summary for summary in wording.candidates(report) if summary.curve_ms]
     if not shown:
         return ""
 
