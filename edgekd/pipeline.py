@@ -23,6 +23,7 @@ from edgekd.core.store import (
     locked,
     open_run_folder,
     read_record,
+    write_text,
 )
 from edgekd.finetuning import Labelled, Tuning
 from edgekd.importing import UNKNOWN, Images
@@ -419,6 +420,8 @@ def _recomputed(work: Work) -> Report:
     count = evidence.check_recomputed(kept, work.facts())
     work.console.say(f"recomputed: every figure of {count} measurements is the same to the last bit")
     return kept
+
+
 def _gated(work: Work, judged_by: Sequence[contracts.Budget]) -> Verdict:
     """Judge the report that stands in a run folder, and those of the students that learnt with its own."""
     from edgekd.judging import stage

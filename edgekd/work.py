@@ -105,7 +105,7 @@ class Work:
         wanted = self.loaded.peers
         for name in wanted:
             self.beside(self.loaded.of_peer(name), RunFolder(open_run_folder(self.folder.peer(name).root))).write_recipe()
-        self._forget(PEERS, set(wanted))
+        self.forget(PEERS, set(wanted))
 
     @contextmanager
     def holding_peers(self) -> Iterator[None]:
