@@ -476,6 +476,10 @@ class Workbench(Protocol):
 class Device(Part):
     """A machine that can time an artifact."""
 
+    def known_as(self) -> str:
+        """Return the name that its facts and files carry; one that is far away knows it without being reached."""
+        return self.facts().name
+
     def facts(self) -> DeviceFacts:
         """Return what is known of the machine."""
         raise NotImplementedError
