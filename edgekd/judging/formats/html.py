@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekd.core.contracts import Format
 from edgekd.core.records import Report, Verdict
-from edgekd.judging import quantisation, wording
+from edgekd.judging import heads, quantisation, wording
 from edgekd.judging.formats import _page, _plots
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class Html(Format):
             plots=_drawn(report),
             words=wording,
             int8=quantisation,
+            heads=heads,
         )
 
 
