@@ -23,6 +23,7 @@ from edgekd.core.records import (
     Verdict,
     WorkerSamples,
 )
+from edgekd.core.search_contracts import Scorer, Space
 
 if TYPE_CHECKING:
     import numpy as np
@@ -431,6 +432,8 @@ CONTRACTS: dict[str, type[Part]] = {
     "teacher": Teacher,
     "student": Student,
     "source": Source,
+    "space": Space,
+    "scorer": Scorer,
     "backend": Backend,
     "device": Device,
     "budget": Budget,

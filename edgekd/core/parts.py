@@ -21,6 +21,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from edgekd.core.errors import MachineError, UsageError
 
 FOLDERS = {
+    "space": "edgekd.searching.spaces",
+    "scorer": "edgekd.searching.scorers",
     "method": "edgekd.distilling.methods",
     "teacher": "edgekd.distilling.teachers",
     "student": "edgekd.distilling.students",

@@ -4,14 +4,14 @@ import copy
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from edgekd.core.config import FilePath
 from edgekd.core.contracts import Student
 from edgekd.core.records import InputContract
 from edgekd.distilling import heads, models
+from edgekd.distilling.students._deployable import Deployable
 
 
 class Timm(Student):
@@ -46,7 +46,7 @@ class Timm(Student):
 
         assert isinstance(student, models.TappedModel)
         folded = reparameterize_model(copy.deepcopy(student.model).eval(), inplace=True)
-        return _Deployable(folded, student.mean, student.std).eval()
+        return Deployable(folded, student.mean, student.std).eval()
 
     def without_head(self, student: nn.Module) -> tuple[nn.Module, str]:
         """Return the bare timm model (normalised images -> features) and the call of `timm.create_model` that makes one."""
@@ -62,19 +62,3 @@ class Timm(Student):
         models.load_strictly(bare, state, where=Path(self.model), name=f"{self.model} without its head")
         call = ", ".join(f"{name}={value}" for name, value in options.items())
         return bare.eval(), f"timm.create_model({self.model!r}, pretrained=False, {call})"
-
-
-class _Deployable(nn.Module):
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, model: nn.Module, mean: Tensor, std: Tensor) -> None:
-        super().__init__()
-        self.model = model
-        self.register_buffer("mean", mean.detach().clone().float().cpu())
-        self.register_buffer("std", std.detach().clone().float().cpu())
-
-    def forward(self, image_BCHW: Tensor) -> Tensor:
-        logits = self.model((image_BCHW - self.mean) / self.std)
-        assert isinstance(logits, torch.Tensor)
-        return logits
