@@ -10,7 +10,18 @@ from statistics import mean, stdev
 from edgekd.core import bundles, gpu, parts
 from edgekd.core.errors import IntegrityError, UsageError
 from edgekd.core.host import device_facts, usable_cores
-from edgekd.core.records import IMPORTED, Artifact, Checkpoint, FileRef, Measurement, Record, Report, Verdict
+from edgekd.core.records import (
+    IMPORTED,
+    Artifact,
+    Candidates,
+    Checkpoint,
+    FileRef,
+    LatencyTable,
+    Measurement,
+    Record,
+    Report,
+    Verdict,
+)
 from edgekd.core.side_records import RECORDS, BackboneFiles, Bisection, Bundle, PilotResult, Probes, TeacherRanking
 from edgekd.core.stats import percentile, wilson
 from edgekd.core.store import BASELINE, CHECKPOINT, INT8, START, RunFolder, checked_file, read_record
@@ -321,4 +332,6 @@ _SUMMARIES: dict[type[Record], Callable[..., list[str]]] = {
     TeacherRanking: _teacher_ranking,
     PilotResult: _pilot,
     Bisection: _bisection,
+    Candidates: lambda record: search_page.lines(cast(Candidates, record)),
+    LatencyTable: _latency_table,
 }

@@ -26,7 +26,8 @@ ARROWS: dict[str, set[str]] = {
     "pilot": {"core", "recipe", "work", *ROOMS},
     "finetuning": {"core", "recipe", "work", *ROOMS},
     "importing": {"core", "recipe", "work", *ROOMS},
-    "pipeline": {"", "core", "recipe", "work", "pilot", "finetuning", "importing", *ROOMS},
+    "student_search": {"core", "recipe", "work", *ROOMS},
+    "pipeline": {"", "core", "recipe", "work", "pilot", "finetuning", "importing", "student_search", *ROOMS},
     "cli": {"", "core", "recipe", "inspection", "pipeline", "pilot", "finetuning", "importing"},
 }
 VERSION = "edgekd.__version__"  # the one name that everybody may take from the top

@@ -23,7 +23,8 @@ from edgekd.core.records import (
     Verdict,
     WorkerSamples,
 )
-from edgekd.core.search_contracts import Scorer, Space
+from edgekd.core.search_contracts import Scorer as Scorer
+from edgekd.core.search_contracts import Space as Space
 
 if TYPE_CHECKING:
     import numpy as np

@@ -64,6 +64,7 @@ class Latencies:
     stopwatch: Stopwatch
     correction: Correction
     model: LatencyModel
+    table_digest: str
 
     def predict(self, genome: str) -> LatencyEstimate:
         """Return the estimate."""
@@ -84,7 +85,7 @@ def search(job: Job, console: Console) -> Candidates:
     console.say("the batch of images, and the teacher's answers to it")
     exam = make_exam(job.plan, job.source, job.teacher, size_px=_size_px(job), seed=job.seed)
     scorers = scorers_of(job.plan.scorers)
-    about = {**job.from_, "table": latencies.model.table.sha256 if latencies else ""}
+    about = {**job.from_, "table": latencies.table_digest if latencies else ""}
     with scoring(exam, workers=job.workers) as submit, console.progress("search", job.plan.evaluations, "students") as progress:
         hunt = Hunt(
             plan=job.plan,
@@ -203,7 +204,7 @@ def _latencies(job: Job, console: Console) -> Latencies | None:
         median_error=correction.median_error,
         p95_error=correction.p95_error,
     )
-    return Latencies(plan=plan, table=table, stopwatch=stopwatch, correction=correction, model=model)
+    return Latencies(plan=plan, table=table, stopwatch=stopwatch, correction=correction, model=model, table_digest=record.digest())
 
 
 def _size_px(job: Job) -> int:

@@ -34,6 +34,8 @@ _INK, _SOFT, _LINE, _STUDENT, _BASELINE = "#010101", "#020202", "#030303", "#040
 _ARTIFACTS = tuple(f"#0606{i:02d}" for i in range(SERIES))
 _VARIABLES = {_INK: "ink", _SOFT: "soft", _LINE: "line", _STUDENT: "student", _BASELINE: "baseline"}
 _VARIABLES |= {colour: f"s{i}" for i, colour in enumerate(_ARTIFACTS)}
+STAND_INS = {variable: colour for colour, variable in _VARIABLES.items()}
+"""The colour to draw with for each of the page's variables."""
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
 _SETTINGS = {
     "svg.fonttype": "none",
@@ -72,11 +74,11 @@ def accuracy_curves(report: Report) -> str:
         for points, colour in evaluated:
             tops = [100 * p.top1 for p in points if p.top1 is not None]
             axes.plot([p.images_seen for p in points], tops, color=colour, marker="o", markersize=3.5)
-        _label(axes, "images seen", "top-1 on validation images (%)")
+        label(axes, "images seen", "top-1 on validation images (%)")
         axes.xaxis.set_major_formatter(_thousands)
         axes.set_xlim(left=0)
 
-    return _svg(draw, "accuracy-curves")
+    return drawing(draw, "accuracy-curves")
 
 
 def loss_curves(report: Report) -> str:
@@ -89,14 +91,14 @@ def loss_curves(report: Report) -> str:
         for curve, colour in curves:
             axes.plot([p.images_seen for p in curve], [p.loss for p in curve], color=colour, alpha=0.3, linewidth=1)
             axes.plot([p.images_seen for p in curve], _smooth(curve), color=colour)
-        _label(axes, "images seen", "training loss (each its own)")
+        label(axes, "images seen", "training loss (each its own)")
         axes.xaxis.set_major_formatter(_thousands)
         axes.set_xlim(left=0)
         if all(p.loss > 0 for curve, _ in curves for p in curve):
             axes.set_yscale("log")
             _plain_log(axes.yaxis, max(p.loss for c, _ in curves for p in c) / min(p.loss for c, _ in curves for p in c))
 
-    return _svg(draw, "loss-curves")
+    return drawing(draw, "loss-curves")
 
 
 def accuracy_against_latency(report: Report) -> str:
@@ -116,10 +118,10 @@ def accuracy_against_latency(report: Report) -> str:
             axes.plot([min(own_ms), max(own_ms)], [100 * interval.value] * 2, color=colour, linewidth=1.2)
             face = colour if summary.trusted else "none"
             axes.plot([p50_ms], [100 * interval.value], "o", color=colour, markersize=8, markerfacecolor=face)
-        _label(axes, "p50 latency (ms)", "top-1 through the runtime (%)")
+        label(axes, "p50 latency (ms)", "top-1 through the runtime (%)")
         _time_axis(axes, min(p50_ms for _, p50_ms in dots) / 1.25, max(p50_ms for _, p50_ms in dots) * 1.25)
 
-    return _svg(draw, "accuracy-latency")
+    return drawing(draw, "accuracy-latency")
 
 
 def latency_distribution(report: Report) -> str:
@@ -136,11 +138,11 @@ def latency_distribution(report: Report) -> str:
         for rank in (50, 90):
             axes.axhline(rank, color=_SOFT, linewidth=0.8, linestyle=(0, (2, 3)))
             axes.text(1.0, rank + 1, f"p{rank}", color=_SOFT, ha="right", va="bottom", transform=axes.get_yaxis_transform())
-        _label(axes, "latency (ms)", "share of queries within (%)")
+        label(axes, "latency (ms)", "share of queries within (%)")
         axes.set_ylim(0, 100)
         _time_axis(axes, min(s.curve_ms[0] for s in shown), max(s.curve_ms[99] for s in shown))
 
-    return _svg(draw, "latency-distribution")
+    return drawing(draw, "latency-distribution")
 
 
 def representation(report: Report) -> list[str]:
@@ -167,7 +169,7 @@ def _scattered(picture: Picture, labels: Sequence[int], name: str) -> str:
         axes.set_ylim(-1.05, 1.05)
         axes.set_axis_off()
 
-    return _svg(draw, name, size=(3.6, 3.6))
+    return drawing(draw, name, size=(3.6, 3.6))
 
 
 def series(report: Report, artifact: str) -> int:
@@ -186,7 +188,8 @@ def _smooth(curve: Sequence[CurvePoint]) -> list[float]:
     return [sum(p.loss for p in window) / len(window) for window in windows]
 
 
-def _label(axes: "Axes", x: str, y: str) -> None:
+def label(axes: "Axes", x: str, y: str) -> None:
+    """Name the axes: x below, y above, where it can be read without turning the head."""
     axes.set_xlabel(x)
     axes.set_title(y, loc="left", color=_SOFT, fontsize=10)
     axes.grid(visible=False, axis="x")
@@ -214,7 +217,7 @@ def _thousands(value: float, _: float) -> str:
     return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
 
 
-def _svg(draw: "Callable[[Axes], None]", name: str, *, size: tuple[float, float] = (5.6, 3.6)) -> str:
+def drawing(draw: "Callable[[Axes], None]", name: str, *, size: tuple[float, float] = (5.6, 3.6)) -> str:
     """Return one drawing as an SVG element to stand inside HTML: no header, no identifiers, no fixed colour or font."""
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
