@@ -21,7 +21,7 @@ quickstart: $(RUN_READY)  ## install edgekd and run the main job, from photograp
 	$(BIN)/edgekd run recipes/quickstart.yaml --out runs/quickstart
 
 test: $(TEST_READY)  ## install what the tests need and run them
-	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadscope --cov --cov-branch --cov-report=
 
 check: lint types test coverage bundle  ## everything that CI asks: style, types, tests, coverage
 

@@ -360,6 +360,13 @@ class Backend(Part):
         """Return what finds int8 models for this backend; asked of those with `int8` among their precisions."""
         raise NotImplementedError
 
+    def stand_in(self) -> "Backend | None":
+        """Return a backend whose runtime can answer for this one's files where this one cannot run; None if there is none.
+
+        It only helps to choose among int8 candidates by their answers. Its times say nothing, and its answers are no evidence.
+        """
+        return None
+
     def inspect(self, folder: Path, files: Sequence[str]) -> None:
         """Raise `IntegrityError` for files that must not reach the runtime; `open` asks too, and then it costs nothing.
 

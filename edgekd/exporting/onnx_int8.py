@@ -5,7 +5,7 @@ Axes: C channels (of a convolution's input, or of its output where the weight sa
 
 import platform
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -34,7 +34,11 @@ _PROBED = 3  # batches on which the sensitivity of layers is measured
 
 @dataclass(frozen=True, kw_only=True)
 class Scheme:
-    """One way to make a graph int8. `keep_float` names nodes, `operators: weighted` leaves all but products in float."""
+    """One way to make a graph int8. `keep_float` names nodes, `operators: weighted` leaves all but products in float.
+
+    With `fused`, as TensorRT wants it, what goes into a product is quantised and what comes out is not, nor are biases: the
+    runtime fuses them, and the activation behind, into one kernel.
+    """
 
     weights: Literal["channel", "tensor"] = "channel"
     activations: Literal["uint8", "int8"] = "uint8"
@@ -42,6 +46,18 @@ class Scheme:
     bias_correction: bool = False
     operators: Literal["all", "weighted"] = "all"
     keep_float: tuple[str, ...] = ()
+    fused: bool = False
+
+
+_SIGNED = Scheme(activations="int8", operators="weighted", fused=True)
+FUSED: dict[str, Scheme] = {
+    "naive": replace(_SIGNED, weights="tensor"),
+    "minmax": _SIGNED,
+    "percentile": replace(_SIGNED, ranges="percentile"),
+    "mse": replace(_SIGNED, ranges="mse"),
+    "mse + bias correction": replace(_SIGNED, ranges="mse", bias_correction=True),
+}
+"""The grid of a runtime that fuses what follows a product and takes signed int8 only."""
 
 
 class OnnxQuantiser:
@@ -54,10 +70,13 @@ class OnnxQuantiser:
         *,
         takes: InputContract | None = None,
         keep_float: Sequence[str] = (),
+        schemes: Mapping[str, Scheme] | None = None,
+        check: "Callable[[ModelProto], None]" = lambda _model: None,
     ) -> None:
         """Prepare the graph, which takes floats; what is written takes the bytes of the contract `takes`, if there is one.
 
-        No scheme touches the nodes `keep_float`, and one that is not there raises `UsageError`.
+        No scheme touches the nodes `keep_float`, and one that is not there raises `UsageError`. `schemes` take the place of the
+        grid, and `check` may refuse a graph before it is written.
         """
         import onnxruntime  # type: ignore[import-untyped]
 
@@ -67,12 +86,17 @@ class OnnxQuantiser:
         self._calibration = calibration
         self._takes = takes
         self._kept = tuple(keep_float)
+        self._asked, self._check = schemes, check
         known = {node.name for node in self.model.graph.node}
         if unknown := [name for name in keep_float if name not in known]:
             raise UsageError(f"`keep_float`: there is no layer {unknown[0]!r}; there are {', '.join(self.layers)}")
 
     def grid(self) -> tuple[Attempt, ...]:
         """Return the declared candidates: today's default path of the library first, then what usually holds."""
+        self._schemes = dict(self._asked) if self._asked is not None else self._usual()
+        return tuple(self._attempt(name, scheme) for name, scheme in self._schemes.items())
+
+    def _usual(self) -> dict[str, Scheme]:
         ends = (self.layers[0], self.layers[-1])
         schemes = {
             "naive": Scheme(weights="tensor", activations="int8"),
@@ -87,8 +111,7 @@ class OnnxQuantiser:
             schemes["mse + bias correction, squeeze in float"] = Scheme(ranges="mse", bias_correction=True, keep_float=squeezes)
         if platform.machine().lower() not in ("x86_64", "amd64"):  # where products of signed numbers are not the slower ones
             schemes["mse + bias correction, signed"] = Scheme(ranges="mse", bias_correction=True, activations="int8")
-        self._schemes = schemes
-        return tuple(self._attempt(name, scheme) for name, scheme in schemes.items())
+        return schemes
 
     def careful(self, best: str) -> Iterator[Attempt]:
         """Yield the scheme `best` with the most sensitive 1, 2, 4, 8 ... layers in float."""
@@ -128,6 +151,7 @@ class OnnxQuantiser:
             if self._takes is not None:
                 model = pixels.with_bytes(model, self._takes)
             onnx.helper.set_model_props(model, self._properties)
+            self._check(model)
             (folder / _MODEL).write_bytes(graph.serialized(model))
             inspect.written_here(folder / _MODEL)
             inputs, outputs = graph.interface(model)
@@ -178,6 +202,8 @@ class OnnxQuantiser:
                 "ActivationSymmetric": scheme.activations == "int8",
                 "WeightSymmetric": True,
                 "QDQKeepRemovableActivations": False,
+                "QuantizeBias": not scheme.fused,
+                "OpTypesToExcludeOutputQuantization": list(_WEIGHTED) if scheme.fused else [],
             },
         )
         quantiser.quantize_model()

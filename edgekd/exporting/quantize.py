@@ -48,8 +48,8 @@ class _Tried:
     times_ms: list[float] = field(default_factory=list)
 
     @property
-    def median_ms(self) -> float:
-        return statistics.median(self.times_ms)
+    def median_ms(self) -> float | None:
+        return statistics.median(self.times_ms) if self.times_ms else None
 
     @property
     def size_bytes(self) -> int:
@@ -79,6 +79,8 @@ class Search:
         self.images = source.val()
         self.chosen = _judged(self.images, settings)
         self.label_N = np.array([self.images.samples[index].label for index in self.chosen])
+        self.stand_in = backend.stand_in() if backend.cannot_run_here() else None
+        self.runner = self.stand_in or backend
         self.failed: list[Candidate] = []
         self._sessions = ExitStack()
 
@@ -98,7 +100,7 @@ class Search:
             self._time([*floats, *tried])
             if not any(self._drop(one, reference) <= self.settings.max_drop for one in tried):
                 tried += self._carefully(quantiser, tried, scratch, reference, floats)
-            best_float = min(floats, key=lambda one: one.median_ms)
+            best_float = min(floats, key=lambda one: one.median_ms or 0.0)
             chosen, refused = self._choose(tried, reference, best_float)
             record = self._record(quantiser, tried, chosen, reference, best_float, refused)
         for file in chosen.written.files:
@@ -153,7 +155,7 @@ class Search:
         return found
 
     def _opened(self, name: str, attempt: Attempt | None, written: ExportedFiles, folder: Path) -> _Tried:
-        session = self._sessions.enter_context(self.backend.open(folder, written.files, threads=self.threads))
+        session = self._sessions.enter_context(self.runner.open(folder, written.files, threads=self.threads))
         chunks = [session.run(image_BCHW)[:count] for image_BCHW, count in self._batches_of(written)]
         return _Tried(
             name=name, attempt=attempt, folder=folder, written=written, session=session, logits_NK=np.concatenate(chunks)
@@ -196,8 +198,11 @@ class Search:
     def _time(self, models: Sequence[_Tried]) -> None:
         """Add times to each model: in every round each is called a few times, forwards and backwards in turn.
 
-        The least of a round's calls counts: what disturbs one call has nothing to do with the model.
+        The least of a round's calls counts: what disturbs one call has nothing to do with the model. Where another runtime
+        stands in there is nothing to time.
         """
+        if self.stand_in is not None:
+            return
         fed = {one.folder: self._single(one.written) for one in models}
         for turn in range(_ROUNDS + 1):
             for one in models[:: 1 if turn % 2 else -1]:
@@ -218,15 +223,16 @@ class Search:
                 f"no candidate keeps top-1 within {self.settings.max_drop:g} points of float; "
                 f"the best, {best.name}, loses {self._drop(best, reference):.2f}"
             )
-        least = min(one.median_ms for one in kept)
-        alike = [one for one in kept if one.median_ms <= least * _ALIKE]
+        least_ms = min(one.median_ms or 0.0 for one in kept)
+        alike = [one for one in kept if (one.median_ms or 0.0) <= least_ms * _ALIKE]
         chosen = max(alike, key=lambda one: self._agreements(one, reference))
-        if chosen.median_ms >= best_float.median_ms and not self.settings.keep_slower:
-            return chosen, (
-                f"int8 is not faster: {chosen.median_ms:.2f} ms, {best_float.name} {best_float.median_ms:.2f} ms "
-                "(`keep_slower: true` takes it all the same)"
-            )
-        return chosen, ""
+        own_ms, float_ms = chosen.median_ms, best_float.median_ms
+        if own_ms is None or float_ms is None or own_ms < float_ms or self.settings.keep_slower:
+            return chosen, ""
+        return chosen, (
+            f"int8 is not faster: {own_ms:.2f} ms, {best_float.name} {float_ms:.2f} ms "
+            "(`keep_slower: true` takes it all the same)"
+        )
 
     def _record(
         self,
@@ -237,7 +243,7 @@ class Search:
         best_float: _Tried,
         refused: str,
     ) -> Quantisation:
-        settings = self.settings
+        settings, passed_over = self.settings, "slower" if self.stand_in is None else "less alike"
 
         def candidate(one: _Tried) -> Candidate:
             assert one.attempt is not None
@@ -248,9 +254,9 @@ class Search:
                 kept_float=one.attempt.kept_float,
                 top1_correct=int(self._right(one).sum()),
                 agreements=self._agreements(one, reference),
-                median_ms=round(one.median_ms, 4),
+                median_ms=_rounded(one.median_ms),
                 size_bytes=one.size_bytes,
-                outcome="chosen" if one is chosen else "inaccurate" if inaccurate else "slower",
+                outcome="chosen" if one is chosen else "inaccurate" if inaccurate else passed_over,
             )
 
         return Quantisation(
@@ -263,10 +269,15 @@ class Search:
             keep_slower=settings.keep_slower,
             float_precision=best_float.name,
             float_top1_correct=int(self._right(reference).sum()),
-            float_median_ms=round(best_float.median_ms, 4),
+            float_median_ms=_rounded(best_float.median_ms),
             candidates=(*map(candidate, tried), *self.failed),
             refused=refused,
+            judged_through=chosen.session.runtime if self.stand_in is not None else "",
         )
+
+
+def _rounded(median_ms: float | None) -> float | None:
+    return None if median_ms is None else round(median_ms, 4)
 
 
 def _calibration_images(source: Source, count: int) -> ImageSet:

@@ -21,8 +21,8 @@ def rows(search: Quantisation) -> tuple[tuple[str, ...], ...]:
         "",
         wording.percent(search.float_top1_correct / judged),
         wording.MISSING,
-        f"{search.float_median_ms:.2f} ms",
-        "x 1.00",
+        _median(search.float_median_ms),
+        wording.MISSING if search.float_median_ms is None else "x 1.00",
         wording.MISSING,
         "",
     )
@@ -31,11 +31,15 @@ def rows(search: Quantisation) -> tuple[tuple[str, ...], ...]:
 
 def told(search: Quantisation) -> str:
     """Return what the figures of the table stand on."""
-    return (
-        f"By {search.engine}, ranges from {wording.counted(search.calibration_images, 'training image')}; judged on "
-        f"{wording.counted(search.judged_images, 'validation image')} and timed beside float in one process. These figures "
-        "chose; the artifact itself is measured above."
-    )
+    ranges = f"By {search.engine}, ranges from {wording.counted(search.calibration_images, 'training image')}; judged on "
+    images = wording.counted(search.judged_images, "validation image")
+    if search.judged_through:
+        return (
+            f"{ranges}{images} through {search.judged_through}, because the artifact's own runtime could not run there. These "
+            "figures chose; they are no evidence about the artifact, and nothing was timed."
+        )
+    timed = "and timed beside float in one process. These figures chose; the artifact itself is measured above."
+    return f"{ranges}{images} {timed}"
 
 
 def refusals(report: Report) -> tuple[Finding, ...]:
@@ -63,11 +67,17 @@ def _row(one: Candidate, search: Quantisation) -> tuple[str, ...]:
         _options(one.options) + (f", {wording.counted(one.kept_float, 'layer')} in float" if one.kept_float else ""),
         wording.MISSING if one.top1_correct is None else wording.percent(one.top1_correct / judged),
         wording.MISSING if one.agreements is None else wording.percent(one.agreements / judged),
-        wording.MISSING if one.median_ms is None else f"{one.median_ms:.2f} ms",
-        wording.MISSING if one.median_ms is None else f"x {search.float_median_ms / one.median_ms:.2f}",
+        _median(one.median_ms),
+        wording.MISSING
+        if not one.median_ms or not search.float_median_ms
+        else f"x {search.float_median_ms / one.median_ms:.2f}",
         wording.MISSING if one.size_bytes is None else wording.size(one.size_bytes),
         f"{one.outcome}: {one.note}" if one.note else one.outcome,
     )
+
+
+def _median(of_ms: float | None) -> str:
+    return wording.MISSING if of_ms is None else f"{of_ms:.2f} ms"
 
 
 def _options(of: Mapping[str, str]) -> str:

@@ -6,18 +6,21 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import onnx
 import pytest
 from pydantic import Field
 
+from edgekd.core import gpu, parts
 from edgekd.core.console import Console
 from edgekd.core.contracts import Attempt, Backend, Calibration, Exportable, ExportedFiles, Quantiser
 from edgekd.core.errors import DataError, EvidenceError
 from edgekd.core.plan import Quantise
 from edgekd.core.records import Artifact, MadeBy, Quantisation, TensorSpec
 from edgekd.core.store import read_record
-from edgekd.exporting import quantize, stage
+from edgekd.exporting import quantize, stage, tensorrt_qdq
 from edgekd.exporting.backends.onnxruntime import OnnxRuntime
 from edgekd.exporting.backends.openvino import OpenVino
+from edgekd.judging import quantisation
 from edgekd.testing import TinyImages, TinySource, TinyStudent, tiny_exportable
 
 SOURCE = TinySource(val_images=20, train_images=30)
@@ -248,3 +251,42 @@ def test_a_student_is_searched_for_through_its_own_runtime(
     assert sorted(path.name for path in out.iterdir()) == sorted(
         ["artifact.json", made.accuracy.predictions.path, *(file.path for file in made.files)]
     )
+
+
+def test_without_its_gpu_tensorrts_candidates_are_chosen_by_answers_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_checkpoint: Callable[..., Any]
+) -> None:
+    """onnxruntime answers in its place: nothing is timed, the graph breaks no rule of TensorRT, the artifact did not run."""
+
+    def none() -> Any:
+        raise OSError("libcuda.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(gpu, "_library", none)
+    student = TinyStudent()
+    checkpoint, folder = write_checkpoint(SOURCE, student)
+    made = stage.export(
+        reference=stage.Reference(
+            checkpoint=checkpoint, folder=folder, student=student, source=SOURCE, threads=1, console=CONSOLE
+        ),
+        backend=parts.load("backend", "tensorrt")(
+            precision="int8", quantise=Quantise(images=12, judged_share=1.0, max_drop=10.0)
+        ),
+        folder=tmp_path / "int8",
+        threads=1,
+        from_={},
+        made_by=MadeBy(version="0"),
+        console=CONSOLE,
+    )
+    assert made.not_executed
+    assert (made.parity, made.accuracy) == (None, None)
+    search = made.quantisation
+    assert search is not None
+    assert search.judged_through.startswith("onnxruntime")
+    assert (search.float_median_ms, search.refused) == (None, "")
+    assert {one.median_ms for one in search.candidates} == {None}
+    assert {one.outcome for one in search.candidates} <= {"chosen", "less alike", "inaccurate"}
+    broken = tensorrt_qdq.misplaced(onnx.load(tmp_path / "int8" / "model.onnx"))
+    assert {one.rule for one in broken} <= {"weight scales"}
+    assert Artifact.from_json(made.to_json()) == made
+    assert "nothing was timed" in quantisation.told(search)
+    assert all("None" not in cell for row in quantisation.rows(search) for cell in row)

@@ -77,7 +77,7 @@ class Candidate(Fact):
     agreements: int | None = None
     median_ms: float | None = None
     size_bytes: int | None = None
-    outcome: Literal["chosen", "slower", "inaccurate", "failed"]
+    outcome: Literal["chosen", "slower", "less alike", "inaccurate", "failed"]
     note: str = ""
 
 
@@ -86,7 +86,8 @@ class Quantisation(Fact):
 
     Candidates were judged on `judged_images` of the validation images and timed beside the float models in one process; these
     figures chose between them, the artifact's own accuracy and latency are measured afterwards. `refused` says why none of
-    them should be used, though the best is kept.
+    them should be used, though the best is kept. Where the artifact's own runtime could not run, `judged_through` names the one
+    that answered in its place; nothing was timed then, and the first median is None.
     """
 
     engine: str
@@ -98,9 +99,18 @@ class Quantisation(Fact):
     keep_slower: bool
     float_precision: str
     float_top1_correct: int
-    float_median_ms: float
+    float_median_ms: float | None
     candidates: tuple[Candidate, ...]
     refused: str = ""
+    judged_through: str = ""
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out that nothing stood in, so that searches made before anything could keep their artifact's digest."""
+        facts: dict[str, Any] = write(self)
+        if not self.judged_through:
+            facts.pop("judged_through", None)
+        return facts
 
 
 class Artifact(Record):

@@ -5,15 +5,16 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import Field
 
-from edgekd.core import gpu
-from edgekd.core.contracts import Backend, Exportable, ExportedFiles
+from edgekd.core import gpu, parts
+from edgekd.core.contracts import Backend, Calibration, Exportable, ExportedFiles, Quantiser
 from edgekd.core.errors import MachineError, UsageError
 from edgekd.core.parts import need_packages
-from edgekd.exporting.interface import INPUT, OUTPUT, Batch, check_input
+from edgekd.core.plan import Quantise
+from edgekd.exporting.interface import INPUT, OUTPUT, Batch, check_input, refuse_int8
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,13 +33,15 @@ class TensorRt(Backend):
     built when the artifact is first opened on a machine with a GPU, and kept in edgekd's cache folder for that machine alone.
     Where there is no GPU, graph and quantisation are held against what TensorRT reads, and the artifact is recorded as not
     executed. `max_batch` and `best_batch` are the optimisation profile of a free batch axis. `runner: trtexec` works without
-    TensorRT's Python bindings; answers come through trtexec, latencies do not.
+    TensorRT's Python bindings; answers come through trtexec, latencies do not. int8 is symmetric, with Q and DQ in the graph;
+    without a GPU its candidates are chosen by what onnxruntime answers to the same graph.
     """
 
     requires = ("tensorrt",)
     extra = "tensorrt"
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16")
-    precision: Literal["fp32", "fp16"] = "fp32"
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "int8")
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    quantise: Quantise | None = None
     batch: Batch = "dynamic"
     max_batch: Annotated[int, Field(ge=_PARITY_BATCH, le=1024)] = 32
     best_batch: Annotated[int, Field(ge=1, le=1024)] = 1
@@ -66,6 +69,7 @@ class TensorRt(Backend):
         """Write the ONNX graph; fp16 is a graph in float16 with float32 input and output. The engine is not built yet."""
         if not self.cannot_run_here():
             need_packages(self)
+        refuse_int8(self)
         from edgekd.exporting import graph
 
         model = graph.to_onnx(exportable, opset=self.opset, batch=self.batch)
@@ -82,6 +86,24 @@ class TensorRt(Backend):
         (folder / _MODEL).write_bytes(graph.serialized(model))
         inputs, outputs = graph.interface(model)
         return ExportedFiles(files=(_MODEL,), inputs=inputs, outputs=outputs, opset=graph.opset_of(model))
+
+    def quantiser(self, exportable: Exportable, calibration: Calibration) -> Quantiser:
+        """Return onnxruntime's own quantiser, held to what TensorRT builds: symmetric int8 in front of products alone."""
+        need_packages(self.stand_in())
+        from edgekd.exporting import graph, tensorrt_ops, tensorrt_qdq
+        from edgekd.exporting.onnx_int8 import FUSED, OnnxQuantiser
+
+        def check(model: "ModelProto") -> None:
+            tensorrt_ops.check(model)
+            tensorrt_qdq.check(model)
+
+        model = graph.to_onnx(exportable, opset=self.opset, batch=self.batch)
+        keep_float = (self.quantise or Quantise()).keep_float
+        return OnnxQuantiser(model, calibration, keep_float=keep_float, schemes=FUSED, check=check)
+
+    def stand_in(self) -> Backend:
+        """Return onnxruntime, which takes the same graph with its Q and DQ."""
+        return cast(Backend, parts.load("backend", "onnxruntime")())
 
     def open(self, folder: Path, files: Sequence[str], *, threads: int) -> "_Session | _TrtexecSession":
         """Load the engine for this GPU, and build it first if this machine has not yet; it uses no threads of the CPU."""
