@@ -320,6 +320,17 @@ def _pilot(record: PilotResult) -> list[str]:
     return pilot_lines(record)
 
 
+def _search(record: Candidates) -> list[str]:
+    from edgekd.judging.search_page import lines
+
+    return lines(record)
+
+
+def _latency_table(record: LatencyTable) -> list[str]:
+    where = f"{record.runtime} on {record.device}, {record.threads} thread(s)"
+    return [f"{len(record.blocks)} blocks and {len(record.networks)} whole networks, timed through {where}"]
+
+
 _SUMMARIES: dict[type[Record], Callable[..., list[str]]] = {
     Checkpoint: _checkpoint,
     Artifact: _artifact,
@@ -332,6 +343,6 @@ _SUMMARIES: dict[type[Record], Callable[..., list[str]]] = {
     TeacherRanking: _teacher_ranking,
     PilotResult: _pilot,
     Bisection: _bisection,
-    Candidates: lambda record: search_page.lines(cast(Candidates, record)),
+    Candidates: _search,
     LatencyTable: _latency_table,
 }

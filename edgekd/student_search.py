@@ -14,6 +14,7 @@ from edgekd.core.errors import MachineError, UsageError
 from edgekd.core.host import cache_folder, device_facts, usable_cores
 from edgekd.core.records import BlockLatency, Candidates, InputContract
 from edgekd.core.store import find_done, write_record, write_text
+from edgekd.judging import search_page
 from edgekd.recipe import Loaded, digest_of_section
 from edgekd.work import Work
 
@@ -83,7 +84,7 @@ class Stopwatch:
 
 
 def search(work: Work) -> Candidates:
-    """Search as the recipe says; write `search.json`, its page, and `winner.yaml`, the recipe with the student that was found."""
+    """Search as the recipe says; write `search.json`, its page, and `winner.yaml`, the recipe with the student it found."""
     from edgekd.searching import stage
 
     loaded, plan = work.loaded, work.recipe.search
@@ -127,10 +128,7 @@ def search(work: Work) -> Candidates:
     else:
         work.console.say("search: kept")
     write_text(work.folder.root / WINNER, winner_yaml(loaded, found))
-    if find_spec("matplotlib") is not None:
-        from edgekd.judging import search_page
-
-        write_text(work.folder.root / PAGE, search_page.render(found))
+    write_text(work.folder.root / PAGE, search_page.render(found))
     return found
 
 
@@ -162,7 +160,9 @@ def _check(loaded: Loaded) -> None:
             mend="leave `weight` out of one of them",
         )
     if plan.strategy == "optuna" and find_spec("optuna") is None:
-        raise MachineError("optuna is not installed, and `search.strategy: optuna` asks for it", mend="pip install 'edgekd[search]'")
+        raise MachineError(
+            "optuna is not installed, and `search.strategy: optuna` asks for it", mend="pip install 'edgekd[search]'"
+        )
     if backend is not None:
         parts.need_packages(backend)
         if reason := backend.cannot_run_here():

@@ -34,14 +34,14 @@ class Sight:
     weigh: "Callable[[], torch.Tensor]"
 
     @cached_property
-    def gradient_KD(self) -> "torch.Tensor":
+    def gradient_KD(self) -> "torch.Tensor":  # noqa: N802 - axes
         """Return the gradient of the batch's mean cross entropy with respect to the head's weights: (p - y)^T v / B."""
         error_BK = self.logits_BK.double().softmax(dim=1)
         error_BK[range(len(error_BK)), self.label_B] -= 1
         return error_BK.T @ self.vector_BD.double() / len(error_BK)
 
     @cached_property
-    def weights_KC(self) -> "torch.Tensor":
+    def weights_KC(self) -> "torch.Tensor":  # noqa: N802 - axes
         """Return how each class weighs the map's channels."""
         return self.weigh()
 

@@ -20,7 +20,7 @@ class Size:
 def size_of(student: Student, classes: int) -> Size:
     """Return a student's size; it is built and shown one blank image."""
     network: Any = student.build(classes, start=False).eval()
-    macs, hooks = 0, []
+    macs = 0
 
     def count(module: nn.Module, _inputs: object, out: Tensor) -> None:
         nonlocal macs
@@ -28,9 +28,8 @@ def size_of(student: Student, classes: int) -> Size:
         positions = out[0, 0].numel() if isinstance(module, nn.Conv2d) else 1
         macs += positions * weight.numel()
 
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            hooks.append(module.register_forward_hook(count))
+    counted = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    hooks = [module.register_forward_hook(count) for module in counted]
     height, width = student.input_contract().size_px
     with torch.no_grad():
         network.features(torch.zeros(1, 3, height, width), ("logits",))

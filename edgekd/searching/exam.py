@@ -56,7 +56,10 @@ def make_exam(plan: Search, source: Source, teacher: Teacher | None, *, size_px:
     label_B = np.array([labels[number] for number in chosen], dtype=np.int64)
     taught = None
     if teacher is not None:
-        frozen, classes = teacher.load(), len(source.classes)
+        classes = len(source.classes)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # a teacher of random weights is the same one when the search goes on
+            frozen = teacher.load()
         probe = None
         if plan.head == "probe":
             seen = balanced(labels, plan.probe_images, seed=seed + 1)

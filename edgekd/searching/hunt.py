@@ -104,9 +104,7 @@ class Hunt:
         plan, seed = self.plan, f"{self.seed} {self.plan.strategy}"
         match plan.strategy:
             case "evolution":
-                return Evolution(
-                    self.space, unseen, population=plan.population, sample=plan.sample, top=plan.top, seed=seed
-                )
+                return Evolution(self.space, unseen, population=plan.population, sample=plan.sample, top=plan.top, seed=seed)
             case "optuna":
                 return OptunaStrategy(self.space, unseen, seed=self.seed)
             case _:

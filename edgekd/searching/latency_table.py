@@ -89,7 +89,9 @@ def fit(blocks_ms: Sequence[Sequence[float]], whole_ms: Sequence[float]) -> Corr
     )
 
 
-def _coefficients(rows: "np.ndarray[tuple[int, int], np.dtype[np.float64]]", whole: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+def _coefficients(
+    rows: "np.ndarray[tuple[int, int], np.dtype[np.float64]]", whole: "np.ndarray[tuple[int], np.dtype[np.float64]]"
+) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
     found = np.linalg.lstsq(rows / whole[:, None], np.ones(len(whole)), rcond=1e-10)[0]
     assert len(found) == _COEFFICIENTS
     return cast("np.ndarray[tuple[int], np.dtype[np.float64]]", found)

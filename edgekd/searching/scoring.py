@@ -189,7 +189,10 @@ class _Here:
 
     def __call__(self, student: PartRef, latency_ms: float | None) -> "Future[Examined]":
         done: Future[Examined] = Future()
-        done.set_result(self._examiner.examine(student, latency_ms))
+        try:
+            done.set_result(self._examiner.examine(student, latency_ms))
+        except UsageError as error:  # as it would come back from another process
+            done.set_exception(error)
         return done
 
 

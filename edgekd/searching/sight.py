@@ -136,10 +136,10 @@ def fit_probe(frozen: FrozenModel, batches: "list[Tensor]", label_N: Tensor, cla
     def loss() -> Tensor:
         optimiser.zero_grad()
         error = functional.cross_entropy(x_ND @ weight_KD.T + bias_K, label_N) + _RIDGE * weight_KD.square().sum()
-        error.backward()  # type: ignore[no-untyped-call]
+        error.backward()
         return error
 
-    optimiser.step(loss)  # type: ignore[no-untyped-call]
+    optimiser.step(loss)
     plain_KD = weight_KD.detach() / deviation_D
     return plain_KD, bias_K.detach() - plain_KD @ mean_D
 

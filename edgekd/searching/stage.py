@@ -101,7 +101,7 @@ def search(job: Job, console: Console) -> Candidates:
         )
         candidates = hunt.go()
         standards = _standards(job, exam, hunt, submit, latencies, console)
-    winner, candidates, why = _pick(job.plan, candidates, latencies, exam.classes, console)
+    winner, candidates, why = _pick(candidates, latencies, exam.classes, console)
     return Candidates(
         made_by=job.made_by,
         from_=job.from_,
@@ -204,7 +204,9 @@ def _latencies(job: Job, console: Console) -> Latencies | None:
         median_error=correction.median_error,
         p95_error=correction.p95_error,
     )
-    return Latencies(plan=plan, table=table, stopwatch=stopwatch, correction=correction, model=model, table_digest=record.digest())
+    return Latencies(
+        plan=plan, table=table, stopwatch=stopwatch, correction=correction, model=model, table_digest=record.digest()
+    )
 
 
 def _size_px(job: Job) -> int:
@@ -259,7 +261,7 @@ def _standards(
 
 
 def _pick(
-    plan: Search, candidates: Sequence[ScoredStudent], latencies: Latencies | None, classes: int, console: Console
+    candidates: Sequence[ScoredStudent], latencies: Latencies | None, classes: int, console: Console
 ) -> tuple[int, tuple[ScoredStudent, ...], str]:
     """Return the winner, the candidates with the finalists' measurements, and why it won.
 

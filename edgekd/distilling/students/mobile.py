@@ -34,7 +34,7 @@ class Mobile(GenomeStudent):
 
     def network(self, classes: int) -> nn.Module:
         """Return timm's MobileNetV3 with these blocks."""
-        from timm.layers import get_act_layer
+        from timm.layers import get_act_layer  # type: ignore[attr-defined]
         from timm.models._efficientnet_blocks import SqueezeExcite
         from timm.models._efficientnet_builder import decode_arch_def, round_channels
         from timm.models.mobilenetv3 import MobileNetV3
@@ -44,9 +44,7 @@ class Mobile(GenomeStudent):
         for block in genome.blocks(classes):
             if block.timm:
                 stages.setdefault(block.place.split(".")[0], []).append(block.timm)
-        squeeze: Any = partial(
-            SqueezeExcite, gate_layer="hard_sigmoid", force_act_layer=nn.ReLU, rd_round_fn=round_channels
-        )
+        squeeze: Any = partial(SqueezeExcite, gate_layer="hard_sigmoid", force_act_layer=nn.ReLU, rd_round_fn=round_channels)
         network: nn.Module = MobileNetV3(
             block_args=decode_arch_def([list(blocks) for blocks in stages.values()]),
             num_classes=classes,

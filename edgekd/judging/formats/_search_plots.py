@@ -30,7 +30,9 @@ def fitness_against_cost(found: Candidates) -> str:
         front = [by_number[number] for number in found.front if number in by_number]
         axes.step([x for x, _ in front], [y for _, y in front], where="post", color=_plots.STAND_INS["baseline"])
         line = [by_number[number] for number in found.lineage() if number in by_number]
-        axes.plot([x for x, _ in line], [y for _, y in line], "-", color=_plots.STAND_INS["s1"], linewidth=1, marker="o", markersize=3)
+        axes.plot(
+            [x for x, _ in line], [y for _, y in line], "-", color=_plots.STAND_INS["s1"], linewidth=1, marker="o", markersize=3
+        )
         known = [(cost_of(one, found), one.fitness) for one in found.standards]
         axes.plot([x for x, _ in known if x], [y for x, y in known if x], "s", color=ink, markersize=6)
         axes.plot(*by_number[found.winner], "o", color=_plots.STAND_INS["student"], markersize=9)

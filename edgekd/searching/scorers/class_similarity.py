@@ -8,7 +8,7 @@ from edgekd.searching.similarity import class_relation
 
 
 class ClassSimilarity(Scorer):
-    """Are the same classes pulled alike in student and teacher? DisWOT's M_s, class by class, for any widths.
+    """Are the same classes pulled alike in student and teacher? DisWOT's M_s for any widths.
 
     Compared are the K x K inner products of the class gradients. The teacher's are those of a linear probe on its features, or
     of its own head where that is about the images' classes.

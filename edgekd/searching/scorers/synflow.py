@@ -9,9 +9,9 @@ from edgekd.searching.sight import positive_copy
 
 
 class Synflow(Scorer):
-    """The sum of weight times gradient when all weights are positive and the image is ones (SynFlow, 2020), as log.
+    """How much signal flows: weights times gradients, all made positive, summed (SynFlow, 2020), as log.
 
-    Batch norms are in evaluation mode with fresh statistics. Needs no images and no teacher.
+    The image is ones. Batch norms are in evaluation mode with fresh statistics. Needs no images and no teacher.
     """
 
     def value(self, look: Look) -> float:

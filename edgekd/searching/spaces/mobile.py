@@ -45,7 +45,7 @@ class Mobile(Space):
 
     def genes(self) -> Mapping[str, tuple[str, ...]]:
         """Return size, width and activation, and kernel, expansion, depth and squeeze-excite of each stage."""
-        found = {
+        found: dict[str, tuple[str, ...]] = {
             "size": tuple(map(str, self.sizes)),
             "width": tuple(f"{width:g}" for width in self.widths),
             "activation": self.activations,
@@ -77,9 +77,9 @@ class Mobile(Space):
         for number, stage in enumerate(found.stages):
             values = (str(stage.kernel), str(stage.expansion), str(stage.depth), "se" if stage.squeezed else "")
             choice |= {f"{gene} {number}": value for gene, value in zip(_STAGE_GENES, values, strict=True)}
-        for gene, values in self.genes().items():
-            if choice[gene] not in values:
-                raise UsageError(f"genome {genome!r}: {gene} {choice[gene]!r} is not in this space: {', '.join(values)}")
+        for gene, known in self.genes().items():
+            if choice[gene] not in known:
+                raise UsageError(f"genome {genome!r}: {gene} {choice[gene]!r} is not in this space: {', '.join(known)}")
         return choice
 
     def student(self, genome: str) -> PartRef:
