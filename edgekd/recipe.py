@@ -116,7 +116,10 @@ class Bench(Section):
 
 
 class Recipe(Section):
-    """One experiment."""
+    """One experiment.
+
+    `pictures: false` keeps no small pictures of images for the report, where these must not leave the machine.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     about: str = ""
@@ -133,6 +136,7 @@ class Recipe(Section):
     pilot: Pilot = Pilot()
     search: Search | None = None
     export: tuple[PartRef, ...] = ()
+    pictures: bool = True
     bench: Bench | None = Bench()
     budgets: tuple[PartRef, ...] = ()
     formats: tuple[PartRef, ...] = (

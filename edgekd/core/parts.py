@@ -21,12 +21,12 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from edgekd.core.errors import MachineError, UsageError
 
 FOLDERS = {
-    "space": "edgekd.searching.spaces",
-    "scorer": "edgekd.searching.scorers",
     "method": "edgekd.distilling.methods",
     "teacher": "edgekd.distilling.teachers",
     "student": "edgekd.distilling.students",
     "source": "edgekd.distilling.sources",
+    "space": "edgekd.searching.spaces",
+    "scorer": "edgekd.searching.scorers",
     "backend": "edgekd.exporting.backends",
     "device": "edgekd.benching.devices",
     "budget": "edgekd.judging.budgets",

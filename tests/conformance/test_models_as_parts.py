@@ -12,7 +12,10 @@ from edgekd.core import parts
 from edgekd.core.contracts import Student, Teacher
 from edgekd.core.errors import UsageError
 
-TEACHERS: dict[str, dict[str, Any]] = {"timm": {"model": "vit_tiny_patch16_224", "weights": "random", "size": 32}}
+TEACHERS: dict[str, dict[str, Any]] = {
+    "timm": {"model": "vit_tiny_patch16_224", "weights": "random", "size": 32},
+    "stochastic_depth": {"model": "vit_tiny_patch16_224", "weights": "random", "size": 32, "drop": 0.2},
+}
 CELL = "|nor_conv_3x3~0|+|skip_connect~0|none~1|+|avg_pool_3x3~0|nor_conv_1x1~1|nor_conv_3x3~2|"
 STUDENTS: dict[str, dict[str, Any]] = {
     "timm": {"model": "mobileone_s0", "weights": "random", "size": 32},

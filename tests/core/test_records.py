@@ -119,8 +119,10 @@ def test_the_digest_is_of_the_facts_and_not_of_who_made_them(kind: str) -> None:
 def test_the_digest_is_the_sha256_of_the_canonical_json() -> None:
     """A known text, so that a digest written today is understood by a later version."""
     text = (
-        '{"exit_code":1,"findings":[{"because":"2.5 > 2","bound":"at most","budget":"size","limit":2.0,"outcome":"fail",'
-        '"subject":"a","unit":"MB","value":2.5}],"from":{},"outcome":"fail","record":"verdict"}'
+        '{"budgets_file":"","exit_code":1,"findings":[{"against":"","alpha":null,"arithmetic":[],"because":"2.5 > 2",'
+        '"bound":"at most","budget":"size","high":null,"id":"","images":null,"level":"error","limit":2.0,"line":null,'
+        '"low":null,"metric":"","needs":"","outcome":"fail","p_value":null,"pairs":null,"subject":"a","tolerated":false,'
+        '"unit":"MB","value":2.5,"waived":null}],"from":{},"outcome":"fail","record":"verdict"}'
     )
     assert SMALL.digest() == hashlib.sha256(text.encode()).hexdigest()
 
@@ -175,8 +177,8 @@ def edited(**changes: Any) -> str:
         ("[]", "F: not a verdict record"),
         ("{}", "F: not a verdict record"),
         (edited(record="report"), "F: not a verdict record"),
-        (edited(schema=2), "F: verdict schema 2, this edgekd reads 1"),
-        (edited(schema=None), "F: verdict schema None, this edgekd reads 1"),
+        (edited(schema=1), "F: verdict schema 1, this edgekd reads 2"),
+        (edited(schema=None), "F: verdict schema None, this edgekd reads 2"),
         (edited(digest=None), "F: the digest inside does not match its content"),
         (edited(digest="0" * 64), "F: the digest inside does not match its content"),
         (edited(extra=1), "F: not a valid verdict record: extra: Extra inputs are not permitted"),

@@ -31,25 +31,42 @@ from edgekd.core.records.checkpoints import (
     TrainingFacts,
     licences_of_weights,
 )
-from edgekd.core.records.measurements import DeviceFacts, LatencySummary, Measurement, WorkerSamples
+from edgekd.core.records.circumstances import Condition, Energy, Fingerprint, TelemetryLog, TelemetryRow
+from edgekd.core.records.measurements import DeviceFacts, LatencySummary, Measurement, WholeWay, WorkerSamples
 from edgekd.core.records.record import Fact, FileRef, MadeBy, Record, canonical_json, digest_of
-from edgekd.core.records.reports import Comparison, CurvePoint, Finding, Interval, Outcome, Report, Verdict
+from edgekd.core.records.reports import (
+    Answers,
+    Calibration,
+    Comparison,
+    CurvePoint,
+    Finding,
+    Interval,
+    Outcome,
+    Report,
+    Verdict,
+    Waiver,
+)
 
 __all__ = [
     "IMPORTED",
     "Accuracy",
+    "Answers",
     "Artifact",
     "BlockLatency",
+    "Calibration",
     "Candidate",
     "Candidates",
     "Checkpoint",
     "Comparison",
+    "Condition",
     "CurvePoint",
     "DataFacts",
     "DeviceFacts",
+    "Energy",
     "Fact",
     "FileRef",
     "Finding",
+    "Fingerprint",
     "Flip",
     "InputContract",
     "Interval",
@@ -74,10 +91,14 @@ __all__ = [
     "ScoredStudent",
     "StartFacts",
     "TeacherFacts",
+    "TelemetryLog",
+    "TelemetryRow",
     "TensorSpec",
     "Term",
     "TrainingFacts",
     "Verdict",
+    "Waiver",
+    "WholeWay",
     "WorkerSamples",
     "canonical_json",
     "digest_of",

@@ -117,7 +117,8 @@ class Artifact(Record):
     """A student in the form that a runtime loads, with its parity and its accuracy through that runtime.
 
     Where it was made for another machine and has not run yet, `not_executed` says why and how to run it there; parity and
-    accuracy are then None, and no budget that asks for them passes.
+    accuracy are then None, and no budget that asks for them passes. `flips` is a file of small pictures of the worst images
+    that it answers differently.
     """
 
     kind: ClassVar[str] = "artifact"
@@ -138,6 +139,7 @@ class Artifact(Record):
     licences: dict[str, str] = Field(default={})
     quantisation: Quantisation | None = None
     not_executed: str = ""
+    flips: FileRef | None = None
 
     @property
     def name(self) -> str:
@@ -158,4 +160,6 @@ class Artifact(Record):
             facts.pop("quantisation", None)
         if not self.not_executed:
             facts.pop("not_executed", None)
+        if self.flips is None:
+            facts.pop("flips", None)
         return facts

@@ -1,6 +1,8 @@
 """How long an artifact takes on a device, and on what kind of device in what state."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+from pydantic import Field
 
 from edgekd.core.records.record import Fact, Record
 
@@ -57,11 +59,43 @@ class Measurement(Record):
     blur: float | None = None
 
 
+class WholeWay(Fact):
+    """The way from the encoded photograph to the best classes, in a few numbers."""
+
+    samples: int
+    worker_e2e_p50_ms: tuple[float, ...]
+    e2e_p50_ms: float | None
+    e2e_p90_ms: float | None
+    e2e_p99_ms: float | None
+    pre_p50_ms: float | None
+    infer_p50_ms: float | None
+    post_p50_ms: float | None
+    intervals_ms: dict[str, tuple[float, float]]
+
+
 class LatencySummary(Fact):
     """A measurement in a few numbers; a percentile that the samples cannot carry is None and `withheld` says why.
 
-    `worker_*_ms` holds each process's own percentile and is empty if any process has too few samples for it.
+    `worker_*_ms` holds each process's own percentile and is empty if any process has too few samples for it; they are in the
+    order of `rounds`. Measurements of one `session` ran interleaved; `arm` says whose artifact it was. `kind` is `estimate`
+    for what was not measured, which no budget passes.
     """
+
+    kind: Literal["measured", "estimate"] = "measured"
+    session: str = ""
+    arm: Literal["candidate", "baseline", "reference"] = "candidate"
+    device_class: str | None = None
+    device_state: str | None = None
+    profile: str = ""
+    mode: Literal["single", "paced", "offline"] = "single"
+    rounds: tuple[int, ...] = ()
+    worker_p99_ms: tuple[float, ...] = ()
+    p95_ms: float | None = None
+    p99_ms: float | None = None
+    intervals_ms: dict[str, tuple[float, float]] = Field(default={})
+    cpu_ms: tuple[float, ...] = ()
+    peak_rss_bytes: tuple[int, ...] = ()
+    whole: WholeWay | None = None
 
     artifact: str
     device: DeviceFacts

@@ -12,10 +12,10 @@ from edgekd.distilling.students._genome import GenomeStudent
 
 
 class Mobile(GenomeStudent):
-    """A MobileNet-class network by genome: skeleton, size, width, activation, and each stage, of timm's own blocks.
+    """A MobileNet-class network by genome, of timm's own blocks; `edgekd search` finds them.
 
     `small r224 w1 hard_swish k3e4d2 k5e4d3se k5e3d2se k5e6d3se` is close to MobileNetV3-Small (Howard et al. 2019): a stage
-    has a kernel, an expansion, a depth, and squeeze-excite or not.
+    has a kernel, an expansion, a depth, and squeeze-excite or not; before them stand skeleton, size, width and activation.
     """
 
     @field_validator("genome")
