@@ -11,7 +11,7 @@ from pathlib import Path
 from edgekd import finetuning, importing, student_search
 from edgekd.core import contracts, parts
 from edgekd.core.console import Console
-from edgekd.core.errors import DataError, EvidenceError, UsageError
+from edgekd.core.errors import DataError, EdgekdError, EvidenceError, UsageError
 from edgekd.core.host import usable_cores
 from edgekd.core.records import Artifact, Candidates, Checkpoint, Measurement, Report, Verdict
 from edgekd.core.side_records import BackboneFiles, Bisection, Bundle, PilotResult, Probes, TeacherRanking
@@ -37,10 +37,14 @@ def run(
     quick: bool = False,
     assignments: Sequence[str] = (),
     overwrite: bool = False,
+    history: str | None = None,
     command: Sequence[str] | None = None,
     console: Console | None = None,
 ) -> Verdict:
-    """Distil, export, measure, report and judge; stages that are done from the same inputs are kept."""
+    """Distil, export, measure, report and judge; stages that are done from the same inputs are kept.
+
+    The verdict is added to `history`, or to that of the recipe, if there is one.
+    """
     loaded = load_recipe(recipe, quick=quick, assignments=assignments)
     with _begin(loaded, out, overwrite=overwrite, command=command, console=console) as work:
         work.distill_all()
@@ -48,6 +52,7 @@ def run(
         work.bench_all()
         verdict = work.judge()
         _tell_github(work, verdict)
+        _remember(work, verdict, history)
         if not work.done_anew:
             work.console.say("nothing to do: every stage was already done from these inputs")
         return verdict
@@ -322,7 +327,12 @@ def report(run: Path, *, command: Sequence[str] | None = None, console: Console 
 
 
 def gate(
-    run: Path, *, budgets: Path | None = None, command: Sequence[str] | None = None, console: Console | None = None
+    run: Path,
+    *,
+    budgets: Path | None = None,
+    history: str | None = None,
+    command: Sequence[str] | None = None,
+    console: Console | None = None,
 ) -> Verdict:
     """Judge the report of a run by its recipe's budgets, or by those of another file; imports no torch.
 
@@ -341,6 +351,7 @@ def gate(
         verdict = stage.judge(facts, judged_by, work.made_by)
         stage.write(work.folder, facts, verdict, work.loaded.formats)
         _tell_github(work, verdict)
+        _remember(work, verdict, history)
         return verdict
 
 
@@ -353,6 +364,22 @@ def _tell_github(work: Work, verdict: Verdict) -> None:
     assert isinstance(page, contracts.Format)
     text = page.render(read_record(Report, work.folder.report), verdict)
     append_text(Path(summary), text)
+
+
+def _remember(work: Work, verdict: Verdict, history: str | None) -> None:
+    """Add the verdict to the history that the command or the recipe names; what was judged stands whatever becomes of that."""
+    target = history or work.recipe.history
+    if target is None:
+        return
+    from edgekd import history as keeping
+
+    try:
+        keeping.add(target, work.folder.root)
+    except EdgekdError:
+        work.console.warn(
+            f"the verdict is {verdict.outcome} and stands in {work.folder.verdict}; it was not added to the history"
+        )
+        raise
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from edgekd.core import contracts, parts
-from edgekd.core.config import Document, FilePath, frozen, read_yaml, validate
+from edgekd.core.config import Document, FilePath, HistoryPlace, frozen, read_yaml, validate
 from edgekd.core.errors import UsageError
 from edgekd.core.parts import Part, PartRef
 from edgekd.core.plan import Cache, Duration, Positive, Section, Train
@@ -139,6 +139,7 @@ class Recipe(Section):
     pictures: bool = True
     bench: Bench | None = Bench()
     budgets: tuple[PartRef, ...] = ()
+    history: HistoryPlace | None = None
     formats: tuple[PartRef, ...] = (
         PartRef(use="json"),
         PartRef(use="markdown"),

@@ -8,6 +8,7 @@ import typer
 from edgekd.cli.options import (
     Classes,
     ContractFile,
+    History,
     Json,
     Judged,
     Out,
@@ -33,6 +34,7 @@ def run(
     quick: Quick = False,
     set_: Set = None,
     overwrite: Overwrite = False,
+    history: History = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -48,6 +50,7 @@ def run(
         quick=quick,
         assignments=set_ or (),
         overwrite=overwrite,
+        history=history,
         command=command_line(),
         console=console_of(quiet),
     )
@@ -171,13 +174,15 @@ def report(run: RunDir, json: Json = False, quiet: Quiet = False) -> None:
 def gate(
     run: RunDir,
     budgets: Annotated[Path | None, typer.Option("--budgets", metavar="FILE", help="Judge by this file's budgets.")] = None,
+    history: History = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Judge a run; the exit code is the verdict."""
     from edgekd import pipeline
 
-    end_with(pipeline.gate(run, budgets=budgets, command=command_line(), console=console_of(quiet)), json)
+    verdict = pipeline.gate(run, budgets=budgets, history=history, command=command_line(), console=console_of(quiet))
+    end_with(verdict, json)
 
 
 @app.command()

@@ -21,6 +21,7 @@ from edgekd.core.store import append_text, begin_stage
 from edgekd.distilling import loop
 from edgekd.distilling.allocator import keep_freed_memory
 from edgekd.distilling.evaluation import collect, labels_of
+from edgekd.distilling.faults import blamed, load_all
 from edgekd.distilling.heads import with_fresh_head
 from edgekd.distilling.imagesets import InMemory, concat
 from edgekd.distilling.job import Job
@@ -28,7 +29,7 @@ from edgekd.distilling.models import TappedModel
 from edgekd.distilling.results import HEAD_TAP, Trained, fit_head, write_checkpoint
 from edgekd.distilling.sampling import EpochSampler, SharedSampler
 from edgekd.distilling.subteachers import answered
-from edgekd.distilling.teaching import Lesson, Teaching, blamed, load_all, teach
+from edgekd.distilling.teaching import Lesson, Teaching, teach
 from edgekd.distilling.views import Crops, Views, collated
 
 HELD_BYTES = 1 << 30
