@@ -32,6 +32,7 @@ ARROWS: dict[str, set[str]] = {
     "finetuning": {"core", "recipe", "work", *ROOMS},
     "importing": {"core", "recipe", "work", *ROOMS},
     "student_search": {"core", "recipe", "work", *ROOMS},
+    "devices": {"core", "benching"},
     "pipeline": {
         "",
         "core",
@@ -45,7 +46,7 @@ ARROWS: dict[str, set[str]] = {
         *ROOMS,
     },
     "cli": {
-        *("", "core", "recipe", "doctor", "inspection", "pipeline", "pilot", "finetuning", "importing"),
+        *("", "core", "recipe", "devices", "doctor", "inspection", "pipeline", "pilot", "finetuning", "importing"),
         *("rendering", "baselines", "history"),
     },
 }

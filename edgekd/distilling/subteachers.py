@@ -77,8 +77,9 @@ def resampled(label_N: Tensor, bag: int) -> Tensor:
 def answered(frozen: FrozenModel, taps: tuple[str, ...], *, classes: int) -> FeatureSpec:
     """Return the shapes of a teacher's answers, derived ones included."""
     asked = {tap: understood(tap) for tap in taps}
-    own = frozen.spec(stored(one for one in asked.values())).shapes
-    return FeatureSpec(name=frozen.name, shapes={tap: (classes,) if one.probe else own[one.tap] for tap, one in asked.items()})
+    own = frozen.spec(stored(one for one in asked.values()))
+    shapes = {tap: (classes,) if one.probe else own.shapes[one.tap] for tap, one in asked.items()}
+    return FeatureSpec(name=frozen.name, shapes=shapes, classes=own.classes)
 
 
 def stored(asked: Iterable[SubTeacher]) -> tuple[str, ...]:

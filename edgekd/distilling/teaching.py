@@ -256,6 +256,7 @@ class Teaching:
             precision=frozen.precision,
             probe_top1=probe_top1,
             knn_top1=knn,
+            classes=getattr(frozen, "classes", ()),
         )
 
     def _probed_taps(self) -> tuple[str, ...]:

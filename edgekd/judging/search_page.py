@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core.records import Candidates, Interval, ScoredStudent
 from edgekd.judging import wording
-from edgekd.judging.formats import _plots, _search_plots
+from edgekd.judging.formats import _search_plots
+from edgekd.judging.formats._drawing import available, svg
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -53,8 +54,8 @@ def render(found: Candidates) -> str:
     from markupsafe import Markup
 
     plot: Any = None
-    if _plots.available():
-        plot = Markup(_search_plots.fitness_against_cost(found))  # noqa: S704 - matplotlib's own drawing, free of names
+    if available():
+        plot = Markup(svg(_search_plots.fitness_against_cost(found)))  # noqa: S704 - matplotlib's own drawing, free of names
     lineage = [(number, found.candidates[number]) for number in found.lineage()]
     return _template().render(
         found=found,

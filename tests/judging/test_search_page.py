@@ -117,7 +117,7 @@ def test_without_latencies_the_plot_is_over_what_is_computed() -> None:
 
 def test_without_matplotlib_the_page_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tables are there all the same."""
-    monkeypatch.setattr("edgekd.judging.formats._plots.available", lambda: False)
+    monkeypatch.setattr("edgekd.judging.search_page.available", lambda: False)
     page = search_page.render(candidates())
     assert "edgekd[report]" in page
     assert "genome-4" in page

@@ -10,8 +10,8 @@ from torch import nn
 from edgekd.core.config import FilePath
 from edgekd.core.contracts import Student
 from edgekd.core.records import InputContract
-from edgekd.distilling.models import TappedModel, load_strictly, read_weights
-from edgekd.distilling.students._deployable import Deployable
+from edgekd.distilling.models import TappedModel, further_heads_in, load_strictly, read_weights
+from edgekd.distilling.students._deployable import deployable
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "interpolation": "bicubic"}
 CIFAR = {"mean": (0.5071, 0.4865, 0.4409), "std": (0.2673, 0.2564, 0.2762), "interpolation": "bilinear"}
@@ -46,8 +46,10 @@ class GenomeStudent(Student):
 
     def restore(self, classes: int, weights: Path) -> TappedModel:
         """Return the student with the trained weights of a checkpoint."""
-        student = self.build(classes, start=False)
-        load_strictly(student.model, read_weights(weights), where=weights, name=f"{self.ref().use} {self.genome}")
+        student, state = self.build(classes, start=False), read_weights(weights)
+        if heads := further_heads_in(state):
+            student.add_heads(heads)
+        load_strictly(student.model, state, where=weights, name=f"{self.ref().use} {self.genome}")
         return student.eval()
 
     def input_contract(self) -> InputContract:
@@ -57,7 +59,7 @@ class GenomeStudent(Student):
     def exportable(self, student: nn.Module) -> nn.Module:
         """Return the deployable form: evaluation mode, normalisation inside, image_BCHW -> logits_BK."""
         assert isinstance(student, TappedModel)
-        return Deployable(copy.deepcopy(student.model).eval(), student.mean, student.std).eval()
+        return deployable(copy.deepcopy(student.model).eval(), student)
 
     def preprocessing(self) -> dict[str, Any]:
         """Return mean, std, interpolation and the share of the image that is cropped."""

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from edgekd.core.records import Candidates, ScoredStudent
-from edgekd.judging.formats import _plots
+from edgekd.judging.formats._drawing import Drawing, Inks, label, panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,24 +18,28 @@ def cost_of(one: ScoredStudent, found: Candidates) -> float | None:
     return one.estimate.value_ms if one.estimate is not None else None
 
 
-def fitness_against_cost(found: Candidates) -> str:
-    """Return fitness against latency (or MACs): filled dots were measured, hollow ones are estimates."""
+def fitness_against_cost(found: Candidates) -> Drawing:
+    """Return fitness against latency (or MACs), the front as steps, the winner's ancestors as a line."""
+    placed = [(cost_of(one, found), one.fitness) for one in found.candidates]
+    known = [(cost_of(one, found), one.fitness) for one in found.standards]
 
-    def draw(axes: "Axes") -> None:
-        placed = [(number, cost_of(one, found), one) for number, one in enumerate(found.candidates)]
-        dots = [(number, cost, one) for number, cost, one in placed if cost is not None]
-        soft, ink = _plots.STAND_INS["soft"], _plots.STAND_INS["ink"]
-        axes.plot([cost for _, cost, _ in dots], [one.fitness for *_, one in dots], "o", color=soft, markersize=3, alpha=0.35)
-        by_number = {number: (cost, one.fitness) for number, cost, one in dots}
-        front = [by_number[number] for number in found.front if number in by_number]
-        axes.step([x for x, _ in front], [y for _, y in front], where="post", color=_plots.STAND_INS["baseline"])
-        line = [by_number[number] for number in found.lineage() if number in by_number]
-        axes.plot(
-            [x for x, _ in line], [y for _, y in line], "-", color=_plots.STAND_INS["s1"], linewidth=1, marker="o", markersize=3
-        )
-        known = [(cost_of(one, found), one.fitness) for one in found.standards]
-        axes.plot([x for x, _ in known if x], [y for x, y in known if x], "s", color=ink, markersize=6)
-        axes.plot(*by_number[found.winner], "o", color=_plots.STAND_INS["student"], markersize=9)
-        _plots.label(axes, "latency (ms)" if found.front_by == "latency" else "million multiply-accumulates", "fitness")
+    def draw(axes: "Axes", inks: Inks) -> None:
+        _dots(axes, placed, "o", inks.soft, size=3.0, alpha=0.35)
+        front = [placed[number] for number in found.front]
+        axes.step([cost or 0 for cost, _ in front], [fitness for _, fitness in front], where="post", color=inks.baseline)
+        line = [placed[number] for number in found.lineage()]
+        axes.plot([cost or 0 for cost, _ in line], [fitness for _, fitness in line], color=inks.of("s1"), linewidth=1)
+        _dots(axes, line, "o", inks.of("s1"), size=3.0)
+        _dots(axes, known, "s", inks.ink, size=6.0)
+        _dots(axes, [placed[found.winner]], "o", inks.student, size=9.0)
+        label(axes, "latency (ms)" if found.front_by == "latency" else "million multiply-accumulates", "fitness", inks=inks)
 
-    return _plots.drawing(draw, "search")
+    return Drawing(name="search", draw=panel(draw))
+
+
+def _dots(
+    axes: "Axes", points: list[tuple[float | None, float]], marker: str, colour: str, *, size: float, alpha: float = 1.0
+) -> None:
+    shown = [(cost, fitness) for cost, fitness in points if cost is not None]
+    xs, ys = [cost for cost, _ in shown], [fitness for _, fitness in shown]
+    axes.plot(xs, ys, linestyle="none", marker=marker, color=colour, markersize=size, alpha=alpha)
