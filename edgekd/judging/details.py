@@ -33,7 +33,7 @@ def details_of(run: RunFolder, student: Checkpoint, baseline: Checkpoint | None,
     flipped = {image for now in through.values() for image in now if now[image].said != torch[image].said}
     return Details(
         changes=tuple(change for change in changes if change.classes),
-        shown=_shown(run, torch, through, artifacts),
+        shown=_shown(run, {**_taught(run, student), STUDENT: torch, **through}, artifacts),
         flipped=len(flipped),
     )
 
@@ -71,9 +71,16 @@ def change_of(now: Answers, before: Answers, *, subject: str, against: str) -> C
     return Change(subject=subject, against=against, classes=tuple(kept))
 
 
-def _shown(
-    run: RunFolder, torch: Answers, through: Mapping[str, Answers], artifacts: Sequence[Artifact]
-) -> tuple[ShownImage, ...]:
+def _taught(run: RunFolder, student: Checkpoint) -> dict[str, Answers]:
+    """Return what the teachers' linear probes answer."""
+    return {
+        f"teacher {teacher.name}": read_answers(teacher.accuracy, folder=run.checkpoint().parent)
+        for teacher in student.teachers
+        if teacher.accuracy is not None
+    }
+
+
+def _shown(run: RunFolder, said: Mapping[str, Answers], artifacts: Sequence[Artifact]) -> tuple[ShownImage, ...]:
     """Return the worst flips of all artifacts, taken from each in turn so that none is left out, with everyone's answers."""
     pictures = [
         read_thumbnails(artifact.flips, folder=run.artifact(artifact.name).parent)
@@ -84,16 +91,16 @@ def _shown(
     for place in range(MOST):
         for one in pictures:
             entries = list(one.items())
-            if place < len(entries) and entries[place][0] in torch and len(found) < MOST:
+            if place < len(entries) and entries[place][0] in said[STUDENT] and len(found) < MOST:
                 found.setdefault(*entries[place])
     return tuple(
-        ShownImage(image=image, label=torch[image].label, answers=tuple(_answers(image, torch, through)), jpeg=jpeg)
+        ShownImage(image=image, label=said[STUDENT][image].label, answers=tuple(_answers(image, said)), jpeg=jpeg)
         for image, jpeg in found.items()
     )
 
 
-def _answers(image: str, torch: Answers, through: Mapping[str, Answers]) -> Iterable[Answer]:
-    for who, answers in ((STUDENT, torch), *through.items()):
+def _answers(image: str, said: Mapping[str, Answers]) -> Iterable[Answer]:
+    for who, answers in said.items():
         if image in answers:
             yield Answer(who=who, said=answers[image].said, right=answers[image].right)
 

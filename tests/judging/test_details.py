@@ -8,7 +8,7 @@ import pytest
 
 from edgekd.core.errors import IntegrityError
 from edgekd.core.predictions import Answer
-from edgekd.core.records import MadeBy
+from edgekd.core.records import Checkpoint, MadeBy
 from edgekd.core.store import file_ref
 from edgekd.judging.details import MOST_CLASSES, change_of
 from edgekd.judging.formats._plots import front
@@ -64,8 +64,20 @@ def test_of_many_classes_the_worst_and_the_best_are_kept() -> None:
     assert len(kept) == MOST_CLASSES
 
 
+def teach(run: Any) -> None:
+    """Have the teacher answer as the student does."""
+    folder = run.folder.checkpoint().parent
+    student = Checkpoint.from_json(run.folder.checkpoint().read_bytes())
+    (folder / "teacher-0").mkdir()
+    said = folder / "teacher-0" / "predictions.csv"
+    said.write_bytes((folder / "predictions.csv").read_bytes())
+    accuracy = student.accuracy.model_copy(update={"predictions": file_ref(said, folder=folder)})
+    run.write_student_record(teachers=(student.teachers[0].model_copy(update={"accuracy": accuracy}),))
+
+
 def test_a_runs_details_are_read_from_its_files(run: Any, answered: Any) -> None:
     """Student against baseline, each artifact against the student, and the pictures of its flips with everybody's answer."""
+    teach(run)
     folder = run.folder.artifact("onnxruntime-fp32").parent
     pictures = [{"image": "val/0000.jpg", "jpeg": JPEG}, {"image": "val/0031.jpg", "jpeg": ""}, {"image": "other", "jpeg": ""}]
     (folder / "flips.json").write_text(json.dumps(pictures))
@@ -82,7 +94,11 @@ def test_a_runs_details_are_read_from_its_files(run: Any, answered: Any) -> None
     assert details.flipped == 2
     first, second = details.shown
     assert (first.image, first.label, first.jpeg) == ("val/0000.jpg", "ketch", JPEG)
-    assert [(answer.who, answer.right) for answer in first.answers] == [("student", True), ("onnxruntime-fp32", False)]
+    assert [(answer.who, answer.right) for answer in first.answers] == [
+        ("teacher vit_tiny_patch16_224", True),
+        ("student", True),
+        ("onnxruntime-fp32", False),
+    ]
     assert (second.image, second.jpeg) == ("val/0031.jpg", "")
 
 
