@@ -32,6 +32,7 @@ ARROWS: dict[str, set[str]] = {
     "finetuning": {"core", "recipe", "work", *ROOMS},
     "importing": {"core", "recipe", "work", *ROOMS},
     "student_search": {"core", "recipe", "work", *ROOMS},
+    "measuring": {"core", "recipe", "work", *ROOMS},
     "devices": {"core", "benching"},
     "pipeline": {
         "",
@@ -39,10 +40,12 @@ ARROWS: dict[str, set[str]] = {
         "recipe",
         "work",
         "pilot",
+        "measuring",
         "finetuning",
         "importing",
+        "baselines",
+        "history",
         "student_search",
-        *("baselines", "history"),
         *ROOMS,
     },
     "cli": {

@@ -32,7 +32,20 @@ from edgekd.core.records.checkpoints import (
     licences_of_weights,
 )
 from edgekd.core.records.circumstances import Condition, Energy, Fingerprint, TelemetryLog, TelemetryRow
-from edgekd.core.records.measurements import DeviceFacts, LatencySummary, Measurement, WholeWay, WorkerSamples
+from edgekd.core.records.measurements import (
+    BASELINE_ARM,
+    CANDIDATE,
+    REFERENCE,
+    Counts,
+    DeviceFacts,
+    LatencySummary,
+    Measurement,
+    Mode,
+    Outliers,
+    Sustained,
+    WholeWay,
+    WorkerFacts,
+)
 from edgekd.core.records.record import Fact, FileRef, MadeBy, Record, canonical_json, digest_of
 from edgekd.core.records.reports import (
     Answers,
@@ -48,7 +61,10 @@ from edgekd.core.records.reports import (
 )
 
 __all__ = [
+    "BASELINE_ARM",
+    "CANDIDATE",
     "IMPORTED",
+    "REFERENCE",
     "Accuracy",
     "Answers",
     "Artifact",
@@ -59,6 +75,7 @@ __all__ = [
     "Checkpoint",
     "Comparison",
     "Condition",
+    "Counts",
     "CurvePoint",
     "DataFacts",
     "DeviceFacts",
@@ -78,7 +95,9 @@ __all__ = [
     "LatencyTable",
     "MadeBy",
     "Measurement",
+    "Mode",
     "Outcome",
+    "Outliers",
     "Parity",
     "ParityDecision",
     "Picture",
@@ -91,6 +110,7 @@ __all__ = [
     "Score",
     "ScoredStudent",
     "StartFacts",
+    "Sustained",
     "TeacherFacts",
     "TelemetryLog",
     "TelemetryRow",
@@ -100,7 +120,7 @@ __all__ = [
     "Verdict",
     "Waiver",
     "WholeWay",
-    "WorkerSamples",
+    "WorkerFacts",
     "canonical_json",
     "digest_of",
     "licences_of_weights",

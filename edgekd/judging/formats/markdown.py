@@ -157,7 +157,10 @@ def _latencies(report: Report) -> Iterator[str]:
     if not report.latencies:
         return
     yield "## Latency"
-    head = ("Artifact", "Device", "p50", "p90", "Loading", "First inference", "Samples", "Load before", "Remarks")
+    head = (
+        *("Artifact", "Device", "p50 [95 % interval]", "p90", "p99", "Photograph to classes, p50"),
+        *("Loading", "First inference", "Samples", "Load before", "Remarks"),
+    )
     yield table(head, map(_latency_row, report.latencies))
     for device in wording.devices(report):
         quota = "" if device.cgroup_quota_cores is None else f", quota {device.cgroup_quota_cores:g}"
@@ -172,13 +175,15 @@ def _latency_row(summary: LatencySummary) -> tuple[str, ...]:
     remarks += [line for line in summary.flags if line not in summary.untrusted_because]
     remarks += [f"withheld: {line}" for line in summary.withheld]
     return (
-        code(summary.artifact),
-        prose(f"{summary.device.name}, batch {summary.batch}, {wording.counted(summary.threads, 'thread')}"),
-        wording.quantity(summary.p50_ms, "ms"),
+        code(summary.artifact) + wording.of_arm(summary),
+        prose(f"{summary.device.name}, {wording.load(summary)}"),
+        wording.latency_interval(summary, "p50", summary.p50_ms),
         wording.quantity(summary.p90_ms, "ms"),
+        wording.quantity(summary.p99_ms, "ms"),
+        wording.quantity(summary.whole.e2e_p50_ms if summary.whole else None, "ms"),
         wording.quantity(max(summary.load_ms, default=None), "ms"),
         wording.quantity(max(summary.first_ms, default=None), "ms"),
-        f"{summary.samples:,} in {wording.counted(len(summary.warmup_iterations), 'process', 'processes')}",
+        f"{summary.samples:,} in {wording.counted(len(summary.rounds), 'process', 'processes')}",
         "unknown" if summary.device.load_1min is None else f"{summary.device.load_1min:.2f}",
         prose("; ".join(remarks)),
     )
