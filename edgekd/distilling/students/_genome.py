@@ -48,7 +48,7 @@ class GenomeStudent(Student):
         """Return the student with the trained weights of a checkpoint."""
         student, state = self.build(classes, start=False), read_weights(weights)
         if heads := further_heads_in(state):
-            student.add_heads(heads)
+            student.set_heads(heads)
         load_strictly(student.model, state, where=weights, name=f"{self.ref().use} {self.genome}")
         return student.eval()
 
