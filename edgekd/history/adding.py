@@ -115,7 +115,7 @@ def _measured(summary: LatencySummary, digest: str, now: datetime) -> "Measured"
 
     return tables.Measured(
         digest=digest,
-        name=wording.plain(f"{summary.artifact}@{summary.device.name}"),
+        name=wording.plain(f"{summary.artifact}@{summary.device.name}{wording.of_arm(summary)}"),
         artifact=wording.plain(summary.artifact),
         device=wording.plain(summary.device.name),
         runtime=wording.plain(summary.runtime),

@@ -64,7 +64,7 @@ def _latencies(report: Report) -> Iterator[str]:
     trusted: list[tuple[Labels, float]] = []
     for summary in report.latencies:
         labels = {"recipe": report.recipe, "artifact": summary.artifact, "device": summary.device.name}
-        labels |= {"runtime": summary.runtime, "batch": str(summary.batch), "threads": str(summary.threads)}
+        labels |= {"arm": summary.arm, "runtime": summary.runtime, "batch": str(summary.batch), "threads": str(summary.threads)}
         found += [({**labels, "percentile": name}, ms / 1000) for name, ms in _percentiles(summary)]
         trusted.append((labels, int(summary.trusted)))
     yield from _family("edgekd_latency_seconds", "gauge", "Latency of a query.", found, unit="seconds")
