@@ -3,8 +3,8 @@
     python benchmarks/latency_cross_check.py [--model FILE.onnx] [--rounds 7] [--seconds 3] [--threads 1] [--out FILE]
 
 onnxruntime: a bare loop over `session.run`, with nothing between two calls but reading the clock.
-openvino:    `benchmark_app -api sync` with one stream (what its hint `latency` sets), which times `infer()`; edgekd's query also
-             copies the answer out.
+openvino:    `benchmark_app -api sync` with one stream (what its hint `latency` sets), which times `infer()`;
+             edgekd's query also copies the answer out.
 
 In each round every tool is one fresh process, in random order, after a warm-up of a third of the time. The ratio is edgekd's
 median over the tool's, round by round, as geometric mean with a 95 % interval; the two agree if it is within 3 %. Without

@@ -10,7 +10,7 @@ from edgekd.core.errors import IntegrityError, UsageError
 from edgekd.core.records import CANDIDATE, IMPORTED, Artifact, Checkpoint, FileRef, Measurement, Record, Report, Verdict
 from edgekd.core.side_records import RECORDS, BackboneFiles, Bisection, Bundle, PilotResult, Probes, TeacherRanking
 from edgekd.core.stats import wilson
-from edgekd.core.store import BASELINE, CHECKPOINT, INT8, START, RunFolder, checked_file, read_record
+from edgekd.core.store import BASELINE, CHECKPOINT, INT8, MARKER, PEERS, START, RunFolder, checked_file, read_record
 
 
 def list_parts(kind: str | None = None) -> list[str]:
@@ -76,6 +76,9 @@ def verify(run: Path) -> list[str]:
         lines.append(f"ok  {path.relative_to(run)}  {record.digest()[:12]}")
     if not lines:
         raise UsageError(f"{run}: holds no records", mend="make a run with `edgekd run RECIPE --out DIR`")
+    for marker in sorted((run / PEERS).glob(f"*/{MARKER}")):
+        peer = marker.parent
+        lines += [line.replace("ok  ", f"ok  {peer.relative_to(run)}/", 1) for line in verify(peer)]
     return lines
 
 
@@ -138,9 +141,11 @@ def _read_any(path: Path) -> Record:
 def _files(record: Record) -> list[FileRef]:
     if isinstance(record, Checkpoint):
         learned = [record.criterion] if record.criterion is not None else []
-        return [record.weights, record.history, *learned, record.accuracy.predictions]
+        taught = [teacher.accuracy.predictions for teacher in record.teachers if teacher.accuracy is not None]
+        return [record.weights, record.history, *learned, record.accuracy.predictions, *taught]
     if isinstance(record, Artifact):
-        return [*record.files, *([record.accuracy.predictions] if record.accuracy is not None else [])]
+        kept = [record.flips, record.accuracy.predictions if record.accuracy is not None else None]
+        return [*record.files, *filter(None, kept)]
     if isinstance(record, Measurement):
         return [record.samples, *([record.telemetry] if record.telemetry is not None else [])]
     return []

@@ -3,6 +3,7 @@
 Every function takes a recipe or a run folder and works on files; each is one command of the command line.
 """
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -48,12 +49,14 @@ def run(
     loaded = load_recipe(recipe, quick=quick, assignments=assignments)
     with _begin(loaded, out, overwrite=overwrite, command=command, console=console) as work:
         work.distill_all()
-        work.export_all()
-        measuring.bench_all(work)
+        for one in work.everyone:
+            one.export_all()
+        for one in work.everyone:
+            measuring.bench_all(one)
         verdict = work.judge()
         _tell_github(work, verdict)
         _remember(work, verdict, history)
-        if not work.done_anew:
+        if not any(one.done_anew for one in work.everyone):
             work.console.say("nothing to do: every stage was already done from these inputs")
         return verdict
 
@@ -257,10 +260,37 @@ def import_weights(
     return foreign_weights.convert(source, target, key=key, strip=strip, overwrite=overwrite)
 
 
+def embed_classes(
+    classes: Path,
+    target: Path,
+    *,
+    model: str,
+    pretrained: str,
+    templates: Sequence[str] = (),
+    sha256: str | None = None,
+    overwrite: bool = False,
+) -> list[str]:
+    """Write the text embeddings of the classes of a file by an open_clip model; return what to tell of them.
+
+    Raises `UsageError` if there is a file already, and what `edgekd.distilling.zero_shot.embed_classes` raises.
+    """
+    from edgekd.distilling import zero_shot
+
+    if target.exists() and not overwrite:
+        raise UsageError(f"{target}: is there already", mend="choose another name, or add --overwrite")
+    prompts = tuple(templates) or zero_shot.TEMPLATES
+    texts = zero_shot.embed_classes(classes, model=model, pretrained=pretrained, templates=prompts, sha256=sha256)
+    about = {"text_model": model, "pretrained": pretrained, "templates": json.dumps(prompts, ensure_ascii=False)}
+    zero_shot.write_texts(target, texts, about=about)
+    count, width = texts.text_KD.shape
+    return [f"wrote {target}: {count} classes, {width} wide, logit scale {texts.logit_scale:.4g}"]
+
+
 def export(run: Path, *, command: Sequence[str] | None = None, console: Console | None = None) -> tuple[Artifact, ...]:
-    """Export the student of a run to every backend of its recipe."""
+    """Export the student of a run to every backend of its recipe, and its peers; return the student's."""
     with _resume(run, command=command, console=console) as work:
-        return work.export_all()
+        own, *_peers = [one.export_all() for one in work.everyone]
+        return own
 
 
 def bisect(
@@ -302,7 +332,7 @@ def bench(
     command: Sequence[str] | None = None,
     console: Console | None = None,
 ) -> tuple[Measurement, ...]:
-    """Measure the exported artifacts of a run on every device of its recipe.
+    """Measure the exported artifacts of a run on every device of its recipe, and its peers'; return the student's.
 
     With `against` in turns with another run's artifacts of the same names. `assignments` change the recipe's `bench` section,
     for this run folder from now on.
@@ -311,7 +341,8 @@ def bench(
         changes = [*assignments, *([f"bench.against={against}"] if against is not None else [])]
         if changes:
             work = _with_bench(work, changes)
-        return measuring.bench_all(work)
+        own, *_peers = [measuring.bench_all(one) for one in work.everyone]
+        return own
 
 
 def bench_file(
@@ -363,18 +394,9 @@ def gate(
 
     Raises `EvidenceError` if the records have changed since the report was made. A report without them is judged as it is.
     """
-    from edgekd.judging import stage
-
     with _resume(run, command=command, console=console) as work:
         judged_by = work.loaded.budgets if budgets is None else load_budgets(budgets)
-        facts = read_record(Report, work.folder.report)
-        if work.folder.checkpoint().is_file() and work.facts().digest() != facts.digest():
-            raise EvidenceError(
-                f"{work.folder.report}: is not about the records that are here now",
-                mend="make it anew with `edgekd report`",
-            )
-        verdict = stage.judge(facts, judged_by, work.made_by)
-        stage.write(work.folder, facts, verdict, work.loaded.formats)
+        verdict = _gated(work, judged_by)
         _tell_github(work, verdict)
         _remember(work, verdict, history)
         return verdict
@@ -398,6 +420,23 @@ def _recomputed(work: Work) -> Report:
     count = evidence.check_recomputed(kept, work.facts())
     work.console.say(f"recomputed: every figure of {count} measurements is the same to the last bit")
     return kept
+
+
+def _gated(work: Work, judged_by: Sequence[contracts.Budget]) -> Verdict:
+    """Judge the report that stands in a run folder, and those of the students that learnt with its own."""
+    from edgekd.judging import stage
+    from edgekd.judging.peers import with_peers
+
+    facts = read_record(Report, work.folder.report)
+    if work.folder.checkpoint().is_file() and work.facts().digest() != facts.digest():
+        raise EvidenceError(
+            f"{work.folder.report}: is not about the records that are here now",
+            mend="make it anew with `edgekd report`",
+        )
+    verdict = stage.judge(facts, judged_by, work.made_by)
+    verdict = with_peers(verdict, {name: _gated(peer, judged_by) for name, peer in work.peers.items()})
+    stage.write(work.folder, facts, verdict, work.loaded.formats)
+    return verdict
 
 
 def _tell_github(work: Work, verdict: Verdict) -> None:
@@ -438,10 +477,10 @@ def _begin(
     root = open_run_folder(out or Path("runs") / loaded.recipe.name, overwrite=overwrite)
     with locked(root):
         work = Work(loaded, RunFolder(root), command, console or Console())
-        text = loaded.resolved()
-        if not work.folder.recipe.is_file() or work.folder.recipe.read_text(encoding="utf-8") != text:
-            write_text(work.folder.recipe, text)
-        yield work
+        work.write_recipe()
+        work.begin_peers()
+        with work.holding_peers():
+            yield work
 
 
 @contextmanager
@@ -454,4 +493,6 @@ def _resume(run: Path, *, command: Sequence[str] | None, console: Console | None
         raise UsageError(f"{run}: is not a run folder of edgekd", mend="make one with `edgekd run RECIPE --out DIR`")
     with locked(run):
         folder = RunFolder(run)
-        yield Work(load_recipe(folder.recipe), folder, command, console or Console())
+        work = Work(load_recipe(folder.recipe), folder, command, console or Console())
+        with work.holding_peers():
+            yield work

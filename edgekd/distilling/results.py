@@ -4,7 +4,7 @@ Axes: N, M images; D feature width; K classes.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -16,7 +16,7 @@ from edgekd.core.console import Console
 from edgekd.core.contracts import ImageSet, Needs
 from edgekd.core.plan import Cache
 from edgekd.core.predictions import write_predictions
-from edgekd.core.records import Checkpoint, InputContract, Representation, TrainingFacts
+from edgekd.core.records import Checkpoint, InputContract, Representation, TeacherFacts, TrainingFacts
 from edgekd.core.store import file_ref, sync_files, write_bytes, write_record
 from edgekd.distilling.evaluation import collect, labels_of
 from edgekd.distilling.imagesets import Picked
@@ -42,6 +42,7 @@ class Trained:
     contract: InputContract
     teachings: tuple[Teaching, ...]
     training: TrainingFacts
+    heads: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def features(self, images: ImageSet) -> Features:
         """Return the student's features of whole images, on the CPU."""
@@ -56,7 +57,7 @@ def write_checkpoint(trained: Trained, folder: Path, console: Console) -> Checkp
     train, val = job.source.train(), job.source.val()
     seen, held = trained.features(train) if len(train) else None, trained.features(val)
     logits_MK = held["logits"]
-    if not needs.trains_head and seen is not None:
+    if not needs.trains_head and seen is not None and student.zero_shot is None:
         console.say(f"{job.name}: the method trains no head; it is a linear probe on {len(train)} labelled images")
         fit_head(student.head, seen[HEAD_TAP], labels_of(train))
         logits_MK = student.head.cpu()(held[HEAD_TAP]).detach()
@@ -82,7 +83,7 @@ def write_checkpoint(trained: Trained, folder: Path, console: Console) -> Checkp
         classes=job.source.classes,
         input=trained.contract,
         method=job.method.ref(),
-        teachers=tuple(teaching.facts for teaching in trained.teachings),
+        teachers=tuple(_with_answers(teaching, i, trained, folder) for i, teaching in enumerate(trained.teachings)),
         data=job.source.facts(),
         training=trained.training,
         accuracy=accuracy,
@@ -93,14 +94,29 @@ def write_checkpoint(trained: Trained, folder: Path, console: Console) -> Checkp
         seed=job.seed,
         representation=representation,
         start=job.start_facts,
+        heads=trained.heads,
     )
     write_record(folder / "checkpoint.json", checkpoint)
     return checkpoint
 
 
-def _head(trained: Trained) -> Literal["trained", "probe", "untrained"]:
+def _with_answers(teaching: Teaching, number: int, trained: Trained, folder: Path) -> TeacherFacts:
+    """Return a teacher's facts with what its linear probe answers to the validation images, kept beside the student's."""
+    source, below = trained.job.source, folder / f"teacher-{number}"
+    if teaching.said_MK is None:
+        return teaching.facts
+    below.mkdir(exist_ok=True)
+    counted = write_predictions(teaching.said_MK.detach().cpu().numpy(), source.val().samples, source.classes, below)
+    sync_files(below)
+    kept = file_ref(below / counted.predictions.path, folder=folder)
+    return teaching.facts.model_copy(update={"accuracy": counted.model_copy(update={"predictions": kept})})
+
+
+def _head(trained: Trained) -> Literal["trained", "probe", "untrained", "zero_shot"]:
     if trained.needs.trains_head and trained.job.plan.freeze != "all":
         return "trained"
+    if trained.student.zero_shot is not None:
+        return "zero_shot"
     return "probe" if len(trained.job.source.train()) else "untrained"
 
 
