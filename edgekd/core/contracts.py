@@ -24,6 +24,8 @@ from edgekd.core.records import (
     TensorSpec,
     Verdict,
 )
+from edgekd.core.search_contracts import Scorer as Scorer
+from edgekd.core.search_contracts import Space as Space
 
 if TYPE_CHECKING:
     import numpy as np
@@ -517,6 +519,8 @@ CONTRACTS: dict[str, type[Part]] = {
     "teacher": Teacher,
     "student": Student,
     "source": Source,
+    "space": Space,
+    "scorer": Scorer,
     "backend": Backend,
     "device": Device,
     "budget": Budget,

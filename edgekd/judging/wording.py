@@ -148,6 +148,11 @@ def fastest(report: Report) -> LatencySummary | None:
     return min(known, key=lambda summary: (summary.p50_ms, summary.artifact), default=None)
 
 
+def arm(summary: LatencySummary) -> str:
+    """Return which arm of its session a measurement is of: `candidate` unless it says another."""
+    return str(summary.model_dump(include={"arm"}).get("arm", "candidate"))
+
+
 def unsteady(summary: LatencySummary) -> str:
     """Return ` (unsteady)` for a measurement whose processes disagree, else nothing."""
     return "" if summary.trusted else " (unsteady)"

@@ -6,7 +6,7 @@ from typing import ClassVar
 from edgekd.core import stats
 from edgekd.core.contracts import Format
 from edgekd.core.records import Artifact, LatencySummary, Parity, Report, Verdict
-from edgekd.judging import quantisation, wording
+from edgekd.judging import heads, quantisation, wording
 from edgekd.judging.formats._findings import WORDS, rows, worst_first
 from edgekd.judging.formats._markdown import code, fitted, prose, table
 
@@ -112,6 +112,8 @@ def _artifacts(report: Report) -> Iterator[str]:
     for artifact in report.artifacts:
         if artifact.not_executed:
             yield f"{code(artifact.name)} was not executed: {prose(artifact.not_executed)}"
+    if further := heads.rows(report):
+        yield table(heads.COLUMNS, (tuple(map(prose, row)) for row in further))
     flips = [(artifact.name, flip) for artifact in report.artifacts if artifact.parity for flip in artifact.parity.flips]
     if flips:
         yield table(
