@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgekd import finetuning, importing
+from edgekd import finetuning, importing, measuring, student_search
 from edgekd.core import contracts, parts
 from edgekd.core.console import Console
 from edgekd.core.errors import DataError, EdgekdError, EvidenceError, UsageError
 from edgekd.core.host import usable_cores
-from edgekd.core.records import Artifact, Checkpoint, Measurement, Report, Verdict
+from edgekd.core.records import Artifact, Candidates, Checkpoint, Measurement, Report, Verdict
 from edgekd.core.side_records import BackboneFiles, Bisection, Bundle, PilotResult, Probes, TeacherRanking
 from edgekd.core.store import (
     MARKER,
@@ -23,6 +23,7 @@ from edgekd.core.store import (
     locked,
     open_run_folder,
     read_record,
+    write_text,
 )
 from edgekd.finetuning import Labelled, Tuning
 from edgekd.importing import UNKNOWN, Images
@@ -51,7 +52,7 @@ def run(
         for one in work.everyone:
             one.export_all()
         for one in work.everyone:
-            one.bench_all()
+            measuring.bench_all(one)
         verdict = work.judge()
         _tell_github(work, verdict)
         _remember(work, verdict, history)
@@ -224,6 +225,25 @@ def pilot(
         return result
 
 
+def search(
+    recipe: Path,
+    *,
+    out: Path | None = None,
+    quick: bool = False,
+    assignments: Sequence[str] = (),
+    overwrite: bool = False,
+    command: Sequence[str] | None = None,
+    console: Console | None = None,
+) -> Candidates:
+    """Find a student before any is trained, and write the recipe that trains it."""
+    loaded = load_recipe(recipe, quick=quick, assignments=assignments)
+    _ = loaded.space
+    with _begin(loaded, out, overwrite=overwrite, command=command, console=console) as work:
+        found = student_search.search(work)
+        work.console.say(f"wrote {work.folder.search} and {work.folder.root / student_search.WINNER}")
+        return found
+
+
 def import_onnx(
     model: Path,
     images: Images,
@@ -323,16 +343,60 @@ def bundle(
     return exporting.write_all(run, out=out, console=console or Console())
 
 
-def bench(run: Path, *, command: Sequence[str] | None = None, console: Console | None = None) -> tuple[Measurement, ...]:
-    """Measure the exported artifacts of a run on every device of its recipe, and its peers'; return the student's."""
+def bench(
+    run: Path,
+    *,
+    against: Path | None = None,
+    assignments: Sequence[str] = (),
+    command: Sequence[str] | None = None,
+    console: Console | None = None,
+) -> tuple[Measurement, ...]:
+    """Measure the exported artifacts of a run on every device of its recipe, and its peers'; return the student's.
+
+    With `against` in turns with another run's artifacts of the same names. `assignments` change the recipe's `bench` section,
+    for this run folder from now on.
+    """
     with _resume(run, command=command, console=console) as work:
-        own, *_peers = [one.bench_all() for one in work.everyone]
+        changes = [*assignments, *([f"bench.against={against}"] if against is not None else [])]
+        if changes:
+            work = _with_bench(work, changes)
+        own, *_peers = [measuring.bench_all(one) for one in work.everyone]
         return own
 
 
-def report(run: Path, *, command: Sequence[str] | None = None, console: Console | None = None) -> Report:
-    """Put the records of a run side by side, judge them, and write every format; imports no torch."""
+def bench_file(
+    model: Path,
+    *,
+    out: Path | None = None,
+    assignments: Sequence[str] = (),
+    command: Sequence[str] | None = None,
+    console: Console | None = None,
+) -> tuple[Measurement, ...]:
+    """Measure an ONNX or OpenVINO file that belongs to no run, on inputs that are made up; records go to `out`.
+
+    `assignments` change the defaults of a recipe's `bench` section (`profile=quick`). By default `out` is runs/<model's name>.
+    """
+    made = measuring.bench_foreign(
+        model,
+        assignments=assignments,
+        out=out or Path("runs") / model.stem,
+        console=console or Console(),
+        command=command,
+    )
+    return tuple(made.values())
+
+
+def report(
+    run: Path, *, recompute: bool = False, command: Sequence[str] | None = None, console: Console | None = None
+) -> Report:
+    """Put the records of a run side by side, judge them, and write every format; imports no torch.
+
+    With `recompute` nothing is written: every figure of the report's latencies is computed from the samples once more, and
+    `EvidenceError` names the first that is not the same to the last bit.
+    """
     with _resume(run, command=command, console=console) as work:
+        if recompute:
+            return _recomputed(work)
         work.judge(anew=True)
         return read_record(Report, work.folder.report)
 
@@ -355,6 +419,26 @@ def gate(
         _tell_github(work, verdict)
         _remember(work, verdict, history)
         return verdict
+
+
+def _with_bench(work: Work, assignments: Sequence[str]) -> Work:
+    """Return work on the same folder after its recipe's `bench` section was changed."""
+    wrong = [one for one in assignments if not one.startswith("bench.")]
+    if wrong:
+        raise UsageError(f"--set {wrong[0]}: only keys of `bench` can be changed here", mend="for example bench.profile=quick")
+    loaded = load_recipe(work.folder.recipe, assignments=assignments)
+    loaded.check()
+    write_text(work.folder.recipe, loaded.resolved())
+    return Work(load_recipe(work.folder.recipe), work.folder, work.command, work.console)
+
+
+def _recomputed(work: Work) -> Report:
+    from edgekd.judging import evidence
+
+    kept = read_record(Report, work.folder.report)
+    count = evidence.check_recomputed(kept, work.facts())
+    work.console.say(f"recomputed: every figure of {count} measurements is the same to the last bit")
+    return kept
 
 
 def _gated(work: Work, judged_by: Sequence[contracts.Budget]) -> Verdict:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 from edgekd.core.errors import UsageError
 from edgekd.core.parts import Part
 from edgekd.core.records import (
-    Artifact,
     DataFacts,
     DeviceFacts,
     Finding,
@@ -24,8 +23,9 @@ from edgekd.core.records import (
     TelemetryLog,
     TensorSpec,
     Verdict,
-    WorkerSamples,
 )
+from edgekd.core.search_contracts import Scorer as Scorer
+from edgekd.core.search_contracts import Space as Space
 
 if TYPE_CHECKING:
     import numpy as np
@@ -449,28 +449,6 @@ class Pairing:
     min_effect: float = 0.02
 
 
-@dataclass(frozen=True, kw_only=True)
-class TimingPlan:
-    """What to time: batch size, threads, fresh worker processes, warm-up and timed inferences in each."""
-
-    batch: int
-    threads: int
-    workers: int
-    warmup: int
-    iterations: int
-    images_npy: Path
-
-
-@dataclass(frozen=True, kw_only=True)
-class Samples:
-    """What one fresh worker process answered."""
-
-    worker: WorkerSamples
-    runtime: str
-    executed_on: str
-    executed_precision: str
-
-
 class Workbench(Protocol):
     """A device made ready: files can be brought to it, and one worker process at a time runs there."""
 
@@ -508,10 +486,6 @@ class Device(Part):
         """Return min(cgroup quota, affinity, physical cores) of the machine, at least 1."""
         raise NotImplementedError
 
-    def time(self, artifact: Artifact, folder: Path, plan: TimingPlan) -> Iterator[Samples]:
-        """Yield the samples of each fresh worker process as it ends."""
-        raise NotImplementedError
-
     def ready(self) -> AbstractContextManager[Workbench]:
         """Make the machine ready for workers, alone, and leave nothing of them behind."""
         raise NotImplementedError
@@ -545,6 +519,8 @@ CONTRACTS: dict[str, type[Part]] = {
     "teacher": Teacher,
     "student": Student,
     "source": Source,
+    "space": Space,
+    "scorer": Scorer,
     "backend": Backend,
     "device": Device,
     "budget": Budget,

@@ -17,9 +17,10 @@ from edgekd.core.errors import (
     UsageError,
     worst,
 )
-from edgekd.core.records import Artifact, Finding, MadeBy, Outcome, Report, Verdict, digest_of
+from edgekd.core.records import Artifact, Finding, LatencySummary, MadeBy, Measurement, Outcome, Report, Verdict, digest_of
+from edgekd.core.samples import read_samples
 from edgekd.core.store import BASELINE, RunFolder, disk_errors, write_bytes, write_text
-from edgekd.judging import evidence, quantisation
+from edgekd.judging import evidence, latencies, quantisation
 from edgekd.judging.details import details_of
 
 _CODES: dict[Outcome, int] = {"pass": PASSED, "fail": BUDGET_FAILED, "inconclusive": INCONCLUSIVE, "error": MACHINE}
@@ -55,7 +56,7 @@ def make_report(*, recipe_name: str, run: RunFolder, artifacts: Sequence[str] | 
         baseline_curve=baseline.curve if baseline else (),
         artifacts=exported,
         details=details_of(run, student.record, baseline.record if baseline else None, exported),
-        latencies=tuple(evidence.summarise(evidence.artifact_of(name), record) for name, record in measured.items()),
+        latencies=tuple(_summary(run, name, record) for name, record in measured.items()),
     )
 
 
@@ -101,6 +102,11 @@ def write(run: RunFolder, report: Report, verdict: Verdict, formats: Sequence[Fo
     for path, text in pages.items():
         write_text(path, text)
     return tuple(pages)
+
+
+def _summary(run: RunFolder, name: str, record: Measurement) -> LatencySummary:
+    table = read_samples(record, folder=run.root / "measurements")
+    return latencies.summarise(evidence.artifact_of(name), record, table)
 
 
 def _unknown(artifact: Artifact) -> Finding:

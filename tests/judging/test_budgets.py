@@ -87,9 +87,7 @@ def test_an_unsteady_measurement_decides_limits_beyond_its_blur(report: Report, 
 
 def test_latency_with_too_few_samples_says_how_many_are_needed(report: Report, reports: ModuleType) -> None:
     """A withheld percentile is inconclusive and names the floor and what there is."""
-    from edgekd.judging.evidence import summarise
-
-    few = summarise("torch-fp32", reports.measurement(report.artifacts[0], typical_ms=1.0, workers=3, iterations=20))
+    few = reports.summary(report.artifacts[0], workers=3, iterations=20)
     changed = report.model_copy(update={"artifacts": report.artifacts[:1], "latencies": (few,)})
     assert few.p90_ms is None
     (finding,) = Latency(max="20ms", percentile="p90").check(changed)
@@ -101,9 +99,7 @@ def test_latency_with_too_few_samples_says_how_many_are_needed(report: Report, r
 
 def test_latency_with_one_short_process_is_inconclusive(report: Report, reports: ModuleType) -> None:
     """Enough samples together are not enough in each process: the replicate is the process."""
-    from edgekd.judging.evidence import summarise
-
-    summary = summarise("torch-fp32", reports.measurement(report.artifacts[0], typical_ms=1.0, workers=3, iterations=40))
+    summary = reports.summary(report.artifacts[0], workers=3, iterations=40)
     changed = report.model_copy(update={"artifacts": report.artifacts[:1], "latencies": (summary,)})
     assert summary.p90_ms is not None
     assert summary.worker_p90_ms == ()
@@ -364,4 +360,4 @@ def test_summaries_are_what_the_budget_reads(report: Report) -> None:
     """The fixture's summaries carry both percentiles for every process, so the tests above start from a decided case."""
     for summary in report.latencies:
         assert isinstance(summary, LatencySummary)
-        assert len(summary.worker_p50_ms) == len(summary.worker_p90_ms) == 3
+        assert len(summary.worker_p50_ms) == len(summary.worker_p90_ms) == 7

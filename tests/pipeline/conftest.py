@@ -28,7 +28,7 @@ train:
   lr: 1e-3
 export:
   - {use: onnxruntime, precision: fp32}
-bench: {workers: 1, warmup: 2, iterations: 12, images: 4}
+bench: {profile: quick, rounds: 1, warmup: 2, iterations: 12, images: 4}
 budgets:
   - {use: size, max: 9MB}
   - {use: parity, min_agreement: 90%}

@@ -5,6 +5,18 @@ back to the pixels. Units are in the names; shares are fractions in [0, 1].
 """
 
 from edgekd.core.records.artifacts import Artifact, Candidate, Flip, HeadFacts, Parity, ParityDecision, Quantisation, TensorSpec
+from edgekd.core.records.candidates import (
+    BlockLatency,
+    Candidates,
+    LatencyEstimate,
+    LatencyMeasured,
+    LatencyModel,
+    LatencyTable,
+    RankAgreement,
+    Score,
+    ScoredStudent,
+    Term,
+)
 from edgekd.core.records.checkpoints import (
     IMPORTED,
     Accuracy,
@@ -20,7 +32,20 @@ from edgekd.core.records.checkpoints import (
     licences_of_weights,
 )
 from edgekd.core.records.circumstances import Condition, Energy, Fingerprint, TelemetryLog, TelemetryRow
-from edgekd.core.records.measurements import DeviceFacts, LatencySummary, Measurement, WholeWay, WorkerSamples
+from edgekd.core.records.measurements import (
+    BASELINE_ARM,
+    CANDIDATE,
+    REFERENCE,
+    Counts,
+    DeviceFacts,
+    LatencySummary,
+    Measurement,
+    Mode,
+    Outliers,
+    Sustained,
+    WholeWay,
+    WorkerFacts,
+)
 from edgekd.core.records.record import Fact, FileRef, MadeBy, Record, canonical_json, digest_of
 from edgekd.core.records.reports import (
     Answers,
@@ -36,15 +61,21 @@ from edgekd.core.records.reports import (
 )
 
 __all__ = [
+    "BASELINE_ARM",
+    "CANDIDATE",
     "IMPORTED",
+    "REFERENCE",
     "Accuracy",
     "Answers",
     "Artifact",
+    "BlockLatency",
     "Calibration",
     "Candidate",
+    "Candidates",
     "Checkpoint",
     "Comparison",
     "Condition",
+    "Counts",
     "CurvePoint",
     "DataFacts",
     "DeviceFacts",
@@ -57,28 +88,39 @@ __all__ = [
     "HeadFacts",
     "InputContract",
     "Interval",
+    "LatencyEstimate",
+    "LatencyMeasured",
+    "LatencyModel",
     "LatencySummary",
+    "LatencyTable",
     "MadeBy",
     "Measurement",
+    "Mode",
     "Outcome",
+    "Outliers",
     "Parity",
     "ParityDecision",
     "Picture",
     "Quantisation",
     "Quarantined",
+    "RankAgreement",
     "Record",
     "Report",
     "Representation",
+    "Score",
+    "ScoredStudent",
     "StartFacts",
+    "Sustained",
     "TeacherFacts",
     "TelemetryLog",
     "TelemetryRow",
     "TensorSpec",
+    "Term",
     "TrainingFacts",
     "Verdict",
     "Waiver",
     "WholeWay",
-    "WorkerSamples",
+    "WorkerFacts",
     "canonical_json",
     "digest_of",
     "licences_of_weights",

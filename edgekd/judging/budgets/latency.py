@@ -32,7 +32,7 @@ class Latency(Budget):
         for artifact in artifacts:
             summaries = [
                 summary
-                for summary in report.latencies
+                for summary in wording.candidates(report)
                 if summary.artifact == artifact.name and fnmatchcase(summary.device.name, self.device)
             ]
             found += [self._of(summary) for summary in summaries] or [self._unmeasured(artifact)]
