@@ -3,6 +3,7 @@
 Every function takes a recipe or a run folder and works on files; each is one command of the command line.
 """
 
+import datetime
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from edgekd import finetuning, importing
 from edgekd.core import contracts, parts
+from edgekd.core.budgets import Budgets, read_budgets
 from edgekd.core.console import Console
 from edgekd.core.errors import DataError, EvidenceError, UsageError
 from edgekd.core.host import usable_cores
@@ -26,7 +28,7 @@ from edgekd.core.store import (
 )
 from edgekd.finetuning import Labelled, Tuning
 from edgekd.importing import UNKNOWN, Images
-from edgekd.recipe import Loaded, load_budgets, load_recipe
+from edgekd.recipe import Loaded, load_recipe
 from edgekd.work import Work
 
 
@@ -303,26 +305,54 @@ def report(run: Path, *, command: Sequence[str] | None = None, console: Console 
 
 
 def gate(
-    run: Path, *, budgets: Path | None = None, command: Sequence[str] | None = None, console: Console | None = None
+    run: Path,
+    *,
+    budgets: Path | None = None,
+    baseline: str | None = None,
+    today: datetime.date | None = None,
+    command: Sequence[str] | None = None,
+    console: Console | None = None,
 ) -> Verdict:
     """Judge the report of a run by its recipe's budgets, or by those of another file; imports no torch.
 
-    Raises `EvidenceError` if the records have changed since the report was made. A report without them is judged as it is.
+    `baseline` is the run (its folder, or a report.json) that limits `to: baseline` are held against; `today` (by default this
+    day, UTC) is the day that waivers must reach. Raises `EvidenceError` if the records have changed since the report was made.
+    A report without them is judged as it is.
     """
     from edgekd.judging import stage
 
     with _resume(run, command=command, console=console) as work:
-        judged_by = work.loaded.budgets if budgets is None else load_budgets(budgets)
-        facts = read_record(Report, work.folder.report)
-        if work.folder.checkpoint().is_file() and work.facts().digest() != facts.digest():
-            raise EvidenceError(
-                f"{work.folder.report}: is not about the records that are here now",
-                mend="make it anew with `edgekd report`",
-            )
-        verdict = stage.judge(facts, judged_by, work.made_by)
+        facts, judged_by = _facts_of(work), _budgets_of(work, budgets)
+        verdict = stage.judge(
+            facts,
+            judged_by,
+            work.made_by,
+            baseline=None if baseline is None else _report_of(Path(baseline)),
+            today=today or datetime.datetime.now(tz=datetime.UTC).date(),
+        )
         stage.write(work.folder, facts, verdict, work.loaded.formats)
         _tell_github(work, verdict)
         return verdict
+
+
+def _facts_of(work: Work) -> Report:
+    facts = read_record(Report, work.folder.report)
+    if work.folder.checkpoint().is_file() and work.facts().digest() != facts.digest():
+        raise EvidenceError(
+            f"{work.folder.report}: is not about the records that are here now", mend="make it anew with `edgekd report`"
+        )
+    return facts
+
+
+def _budgets_of(work: Work, path: Path | None) -> Budgets:
+    return work.loaded.budgets if path is None else read_budgets(path)
+
+
+def _report_of(run: Path) -> Report:
+    """Return the report of a run folder, or the one in a file."""
+    if not run.exists():
+        raise EvidenceError(f"{run}: there is no such baseline", mend="name a run folder or a report.json")
+    return read_record(Report, RunFolder(run).report if run.is_dir() else run)
 
 
 def _tell_github(work: Work, verdict: Verdict) -> None:

@@ -1,5 +1,6 @@
 """One run folder being worked on: each stage done once from what stands before it, or kept."""
 
+import datetime
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -365,7 +366,8 @@ class Work:
         from edgekd.judging import stage
 
         facts = self.facts()
-        verdict = stage.judge(facts, self.loaded.budgets, self.made_by)
+        today = datetime.datetime.now(tz=datetime.UTC).date()
+        verdict = stage.judge(facts, self.loaded.budgets, self.made_by, today=today)
         kept = find_done(Verdict, self.folder.verdict, verdict.from_)
         pages = [self.folder.root / part.file_name for part in self.loaded.formats]
         if kept is None or anew or not all(page.is_file() for page in pages):

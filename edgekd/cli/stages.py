@@ -1,5 +1,6 @@
 """The stages of a run, and what is made of several."""
 
+import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -169,15 +170,55 @@ def report(run: RunDir, json: Json = False, quiet: Quiet = False) -> None:
 
 @app.command()
 def gate(
-    run: RunDir,
+    run: Annotated[Path | None, typer.Argument(metavar="RUN", help="A run folder, made by `edgekd run`.")] = None,
     budgets: Annotated[Path | None, typer.Option("--budgets", metavar="FILE", help="Judge by this file's budgets.")] = None,
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", metavar="RUN", help="The run that limits `to: baseline` are held against.")
+    ] = None,
+    today: Annotated[
+        str | None, typer.Option("--today", metavar="DATE", help="The day that waivers must reach (this day, UTC).")
+    ] = None,
+    explain: Annotated[
+        str | None, typer.Option("--explain", metavar="ID", help="Show how this budget was decided, and what would change it.")
+    ] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of budgets files.")] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Judge a run; the exit code is the verdict."""
+    """Judge a run; the exit code is the verdict.
+
+    Only finished records are read. Budgets are the recipe's, or those of --budgets; both have the same form.
+    """
+    if schema:
+        from edgekd.core import budget_schema
+
+        typer.echo(budget_schema.text(), nl=False)
+        return
+    if run is None:
+        raise UsageError("which run? Give its folder", mend="edgekd gate RUN")
     from edgekd import pipeline
 
-    end_with(pipeline.gate(run, budgets=budgets, command=command_line(), console=console_of(quiet)), json)
+    verdict = pipeline.gate(
+        run,
+        budgets=budgets,
+        baseline=baseline,
+        today=None if today is None else _date(today),
+        command=command_line(),
+        console=console_of(quiet),
+    )
+    if explain is None:
+        end_with(verdict, json)
+    from edgekd.judging import explaining
+
+    print_lines(explaining.explain(verdict, explain))
+    raise typer.Exit(verdict.exit_code)
+
+
+def _date(text: str) -> datetime.date:
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f"--today {text}: expected a date, such as 2026-12-01") from error
 
 
 @app.command()

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekd.core import stats
+from edgekd.core.answers import read_answers
 from edgekd.core.errors import EvidenceError, IntegrityError
 from edgekd.core.predictions import read_right
 from edgekd.core.records import (
+    Answers,
     Artifact,
     Checkpoint,
     Comparison,
@@ -17,7 +19,7 @@ from edgekd.core.records import (
     LatencySummary,
     Measurement,
 )
-from edgekd.core.store import CHECKPOINT, INT8, RunFolder, checked_file, read_record
+from edgekd.core.store import BASELINE, CHECKPOINT, INT8, RunFolder, checked_file, read_record
 
 CURVE_POINTS = 400
 
@@ -104,6 +106,21 @@ def read_measurements(run: RunFolder, artifacts: Sequence[Artifact], *, only_the
 def artifact_of(measurement: str) -> str:
     """Return the artifact's name in a measurement's file name, `<artifact>@<device>`."""
     return measurement.partition("@")[0]
+
+
+def answers(
+    run: RunFolder, student: Checkpoint, baseline: Checkpoint | None, artifacts: Sequence[Artifact]
+) -> tuple[Answers, ...]:
+    """Return what each model answered image by image, so that reports can be compared without their run folders."""
+    found = [read_answers("student", student.accuracy, folder=run.checkpoint().parent)]
+    if baseline is not None:
+        found.append(read_answers("undistilled", baseline.accuracy, folder=run.checkpoint(BASELINE).parent))
+    found += [
+        read_answers(artifact.name, artifact.accuracy, folder=run.artifact(artifact.name).parent)
+        for artifact in artifacts
+        if artifact.accuracy is not None
+    ]
+    return tuple(found)
 
 
 def compare_students(student: Student, baseline: Student, *, where: Path) -> Comparison:

@@ -117,7 +117,7 @@ class Artifact(Record):
     """A student in the form that a runtime loads, with its parity and its accuracy through that runtime.
 
     Where it was made for another machine and has not run yet, `not_executed` says why and how to run it there; parity and
-    accuracy are then None, and no budget that asks for them passes.
+    accuracy are then None, and no budget that asks for them passes. `macs` are the student's multiply-accumulates for one image.
     """
 
     kind: ClassVar[str] = "artifact"
@@ -138,6 +138,7 @@ class Artifact(Record):
     licences: dict[str, str] = Field(default={})
     quantisation: Quantisation | None = None
     not_executed: str = ""
+    macs: int | None = None
 
     @property
     def name(self) -> str:
@@ -158,4 +159,6 @@ class Artifact(Record):
             facts.pop("quantisation", None)
         if not self.not_executed:
             facts.pop("not_executed", None)
+        if self.macs is None:
+            facts.pop("macs", None)
         return facts

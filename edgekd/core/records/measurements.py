@@ -89,6 +89,7 @@ class LatencySummary(Fact):
     profile: str = ""
     mode: Literal["single", "paced", "offline"] = "single"
     rounds: tuple[int, ...] = ()
+    worker_p95_ms: tuple[float, ...] = ()
     worker_p99_ms: tuple[float, ...] = ()
     p95_ms: float | None = None
     p99_ms: float | None = None
