@@ -1,32 +1,16 @@
 """Looking at what is there: parts, records, runs, the machine. Imports no torch."""
 
-import platform
 from collections.abc import Callable, Iterator
-from importlib import metadata, resources
-from importlib.util import find_spec
+from importlib import resources
 from pathlib import Path
 from statistics import mean, stdev
 
-from edgekd.core import bundles, gpu, parts
+from edgekd.core import bundles, parts
 from edgekd.core.errors import IntegrityError, UsageError
-from edgekd.core.host import device_facts, usable_cores
 from edgekd.core.records import IMPORTED, Artifact, Checkpoint, FileRef, Measurement, Record, Report, Verdict
 from edgekd.core.side_records import RECORDS, BackboneFiles, Bisection, Bundle, PilotResult, Probes, TeacherRanking
 from edgekd.core.stats import percentile, wilson
 from edgekd.core.store import BASELINE, CHECKPOINT, INT8, START, RunFolder, checked_file, read_record
-
-_RUNTIMES = {
-    "torch": "",
-    "torchvision": "",
-    "timm": "",
-    "accelerate": "",
-    "onnx": "",
-    "onnxruntime": "",
-    "openvino": "openvino",
-    "sklearn": "report",
-    "tensorrt": "tensorrt",
-    "matplotlib": "report",
-}
 
 
 def list_parts(kind: str | None = None) -> list[str]:
@@ -93,28 +77,6 @@ def verify(run: Path) -> list[str]:
     return lines
 
 
-def doctor() -> list[str]:
-    """Return what this machine has and what to install for what it has not."""
-    facts = device_facts()
-    memory = f"{facts.memory_bytes / 2**30:.1f} GiB" if facts.memory_bytes else "unknown"
-    quota = f", quota {facts.cgroup_quota_cores:g}" if facts.cgroup_quota_cores else ""
-    lines = [
-        f"edgekd {metadata.version('edgekd')}, Python {platform.python_version()}, {facts.system}",
-        f"cpu      {facts.cpu or 'unknown'}: {usable_cores()} usable of {facts.logical_cores or '?'} cores{quota}",
-        f"memory   {memory}",
-        f"governor {facts.governor or 'unknown'}   load {facts.load_1min if facts.load_1min is not None else 'unknown'}",
-    ]
-    missing_gpu = gpu.unavailable()
-    lines.append(f"gpu      none: {missing_gpu}" if missing_gpu else _gpu(gpu.facts()))
-    for package, extra in _RUNTIMES.items():
-        if find_spec(package) is None:
-            needs = "; of use on a machine with an NVIDIA GPU only" if package == "tensorrt" and missing_gpu else ""
-            lines.append(f"missing  {package}: pip install 'edgekd{f'[{extra}]' if extra else ''}'{needs}")
-        else:
-            lines.append(f"ok       {package} {_version(package)}")
-    return lines
-
-
 def init(data: Path, out: Path) -> list[str]:
     """Write a commented recipe for a folder of images with one sub-folder for each class."""
     if not data.is_dir():
@@ -178,18 +140,6 @@ def _files(record: Record) -> list[FileRef]:
     if isinstance(record, Artifact):
         return [*record.files, *([record.accuracy.predictions] if record.accuracy is not None else [])]
     return []
-
-
-def _gpu(facts: gpu.GpuFacts) -> str:
-    return f"gpu      {facts}, {facts.memory_bytes / 2**30:.0f} GiB, driver for CUDA {facts.driver_cuda}"
-
-
-def _version(package: str) -> str:
-    names = metadata.packages_distributions().get(package) or [package]
-    try:
-        return metadata.version(names[0])
-    except metadata.PackageNotFoundError:
-        return "(version unknown)"
 
 
 def _checkpoint(record: Checkpoint) -> list[str]:

@@ -188,7 +188,10 @@ class PilotWork:
             )
         classes = len(self.work.source.classes)
         model = cast(Any, student.build(classes, start=False))
-        specs = tuple(teaching.model.spec(needs.teacher_taps) for teaching in teachings) if needs.teachers else ()
+        specs: tuple[contracts.FeatureSpec, ...] = ()
+        if needs.teachers:
+            each = zip(teachings, needs.taps_of(len(teachings)), strict=True)
+            specs = tuple(teaching.spec_of(taps) for teaching, taps in each)
         arm.method.build(model.spec(needs.student_taps), specs, classes)
 
     def _fill_caches(self) -> None:
@@ -197,14 +200,22 @@ class PilotWork:
             return
         able = [arm for arm in self._able(self.arms) if not arm.baseline]
         try:
-            self.work.ask(tuple(sorted({tap for arm in able for tap in arm.method.needs().teacher_taps})))
+            self._ask(able)
         except UsageError:  # of which arm? Each asks for itself, and those that may not are left out
             for arm in able:
                 try:
-                    self.work.ask(arm.method.needs().teacher_taps)
+                    self._ask([arm])
                 except UsageError as error:
                     self._give_up(arm, error)
             self._need_a_method(self._able(self.arms))
+
+    def _ask(self, arms: Sequence[Arm]) -> None:
+        """Have each teacher's answers to all that these arms ask of it kept."""
+        count = len(self.work.loaded.teachers)
+        wanted = [arm.method.needs().taps_of(count) for arm in arms]
+        each = tuple(tuple(sorted({tap for taps in wanted for tap in taps[number]})) for number in range(count))
+        alike = len(set(each)) == 1
+        self.work.ask(each[0] if alike else (), by_teacher=() if alike else each)
 
     def _start(self, seed: int) -> Start | None:
         """Return where all arms of a seed begin: trained once, if the recipe says how."""

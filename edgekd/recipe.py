@@ -116,7 +116,10 @@ class Bench(Section):
 
 
 class Recipe(Section):
-    """One experiment."""
+    """One experiment.
+
+    `pictures: false` keeps no small pictures of images for the report, where these must not leave the machine.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     about: str = ""
@@ -132,6 +135,7 @@ class Recipe(Section):
     baseline: Baseline | None = Baseline()
     pilot: Pilot = Pilot()
     export: tuple[PartRef, ...] = ()
+    pictures: bool = True
     bench: Bench | None = Bench()
     budgets: BudgetsSection = BudgetsSection()
     formats: tuple[PartRef, ...] = (

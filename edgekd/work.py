@@ -118,12 +118,16 @@ class Work:
             stage.fill_caches(job, self.console)
         stage.fill_caches(self._job(CHECKPOINT, self.loaded.method, self.loaded.teachers), self.console)
 
-    def ask(self, taps: tuple[str, ...]) -> "tuple[Teaching, ...]":
-        """Return the teachers with their answers to these taps kept; with none they are only loaded and probed."""
+    def ask(self, taps: tuple[str, ...] = (), *, by_teacher: tuple[tuple[str, ...], ...] = ()) -> "tuple[Teaching, ...]":
+        """Return the teachers with their answers to these taps kept; with none they are only loaded and probed.
+
+        `by_teacher` are the taps of each teacher where they differ.
+        """
         from edgekd.distilling import stage
         from edgekd.distilling.asking import Asking
 
-        return stage.fill_caches(self._job(CHECKPOINT, Asking(taps=taps), self.loaded.teachers), self.console)
+        question = Asking(taps=taps, by_teacher=by_teacher)
+        return stage.fill_caches(self._job(CHECKPOINT, question, self.loaded.teachers), self.console)
 
     def _start(self) -> Checkpoint | None:
         start, method = self.recipe.start, self.loaded.start_method
@@ -253,6 +257,7 @@ class Work:
                     from_=from_,
                     made_by=self.made_by,
                     console=self.console,
+                    pictures=self.recipe.pictures,
                 )
             else:
                 self.console.say(f"{artifact.name}: kept")

@@ -45,8 +45,17 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def tensorrt_fake() -> ModuleType:
     """Return the module that pretends to be TensorRT and the CUDA driver; `installed()` puts them in place."""
-    path = Path(__file__).parent / "exporting" / "tensorrt_fake.py"
-    spec = importlib.util.spec_from_file_location("edgekd_test_tensorrt_fake", path)
+    return _module("edgekd_test_tensorrt_fake", "exporting/tensorrt_fake.py")
+
+
+@pytest.fixture(scope="session")
+def machines() -> ModuleType:
+    """Return the module that writes recorded trees of /proc and /sys."""
+    return _module("edgekd_test_recorded_machines", "core/recorded_machines.py")
+
+
+def _module(name: str, file: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -21,17 +21,18 @@ ARROWS: dict[str, set[str]] = {
     **{room: {"core"} for room in ROOMS},
     "recipe": {"core"},
     "testing": {"core"},
+    "doctor": {"core"},
     "inspection": {"core", "recipe", "judging"},
     "work": {"core", "recipe", *ROOMS},
     "pilot": {"core", "recipe", "work", *ROOMS},
     "finetuning": {"core", "recipe", "work", *ROOMS},
     "importing": {"core", "recipe", "work", *ROOMS},
     "pipeline": {"", "core", "recipe", "work", "pilot", "finetuning", "importing", *ROOMS},
-    "cli": {"", "core", "recipe", "inspection", "pipeline", "pilot", "finetuning", "importing"},
+    "cli": {"", "core", "recipe", "doctor", "inspection", "pipeline", "pilot", "finetuning", "importing"},
 }
 VERSION = "edgekd.__version__"  # the one name that everybody may take from the top
 # A CI box without torch can do all of this; core may name torch's types, for type checkers only.
-LIGHT = {"", "core", "judging", "recipe", "inspection", "cli"}
+LIGHT = {"", "core", "judging", "recipe", "doctor", "inspection", "cli"}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The commands that look at things, and what the command line does with mistakes."""
 
 import json
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,6 +64,20 @@ def test_doctor_reports_the_machine_and_its_runtimes(call: Call) -> None:
     assert "usable of" in out
     assert "ok       onnxruntime " in out
     assert "tensorrt" in out
+    assert re.search(r"^device   class [0-9a-f]{12}, state [0-9a-f]{12}: \d+ fields, \d+ unknown$", out, re.MULTILINE)
+
+
+def test_doctor_shows_the_fingerprint_and_holds_the_machine_against_a_profile(call: Call, tmp_path: Path) -> None:
+    """Every known field, the unknown ones by name; a profile says whether this is such a device, and how to pin its clocks."""
+    profile = tmp_path / "device.yaml"
+    common = "title: Lab\nfacts: {cpu: any, cores: 1}\nexpect: [nothing]\nsources: [here]\n"
+    profile.write_text(common + 'matches: {system: Linux}\npin: {commands: [turn the knob], then: {python: "^never$"}}\n')
+    code, out, _ = call("doctor", "--fingerprint", "--profile", profile)
+    assert code == 0
+    assert re.search(r"^  usable_cores +\d+$", out, re.MULTILINE)
+    assert re.search(r"^unknown  ", out, re.MULTILINE)
+    assert "profile  Lab: no\n         clocks not pinned: python is " in out
+    assert out.endswith("pin by   turn the knob\n")
 
 
 def test_init_writes_a_recipe_that_loads(call: Call, tmp_path: Path) -> None:

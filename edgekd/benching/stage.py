@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgekd.benching.earlier_worker import PROTOCOL
 from edgekd.benching.protocol import Inputs, judge
-from edgekd.benching.worker import PROTOCOL
 from edgekd.core.console import Console
 from edgekd.core.contracts import Device, Samples, Source, TimingPlan
 from edgekd.core.errors import DataError, EvidenceError, MachineError, UsageError

@@ -1,194 +1,448 @@
-"""One fresh process that times one artifact: `python -m edgekd.benching.worker < plan.json > samples.json`.
+"""One fresh process that times one model: `python worker.py < plan.json > answer.json`.
 
-The controller sets the threads' environment variables before the start, because runtimes read them when they are loaded.
-While the worker works, file descriptor 1 is stderr, so that a chatty runtime cannot spoil the answer. A worker that is
-left alone ends by itself: it dies with its controller.
+A program of its own: it needs Python 3.9, numpy and the runtime, and nothing of edgekd (a plan that names a part instead of a
+runner file excepted, which works only where edgekd is installed). The same file runs on this machine and on any other.
+
+The plan, JSON on stdin; paths are names in `folder` unless absolute:
+
+    protocol      "1"
+    folder        where everything lies on this machine
+    runner        the file that opens the runtime; or null, and `part: {use, options}` names a backend of edgekd
+    files         the model's files, the model first
+    options       what the runner is told beside the threads: the backend's own options, and `spin`
+    threads       of the runtime
+    environment   variables to set before numpy and the runtime are loaded
+    inputs        .npy, prepared images NCHW or NHWC, uint8 or float32
+    batch         images in one query
+    mode          "single" (the next query when the last has ended), "paced" (one every `period_ns`), "offline" (no pause)
+    warmup        queries before the clock counts, after the first
+    iterations    queries that count
+    record        null; or {seconds, cap_seconds, tolerance}: instead of counting, record for so long from the first query on,
+                  and twice as long again while the medians of the third and the fourth quarter differ by more (calibration)
+    describe      true: open the model and tell the shape and type of its input, no more
+    whole         null; or {photographs, prepare, rules, iterations}: afterwards, queries from the encoded photograph to the
+                  best classes, with the stand-alone file `prepare`
+
+The answer, one line of JSON on stdout: `complaint` {exit_code, message, mend}, or what `measure` and `answer_to` return.
+Samples are int64, column by column, little-endian, compressed, in base64; `at` counts from `origin_ns` of the machine's
+monotonic clock, and a time that was not measured is -1. While the worker works, file descriptor 1 is stderr, so that a chatty
+runtime cannot spoil the answer.
 """
 
+from __future__ import annotations
+
+import base64
 import ctypes
 import gc
 import importlib
+import importlib.util
 import json
 import os
+import platform
 import signal
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+import time
+import zlib
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Callable
 
-from pydantic import ValidationError
-
-from edgekd.benching.clock import MONOTONIC, Clock
-from edgekd.core import parts
-from edgekd.core.config import frozen
-from edgekd.core.contracts import Backend, Samples, Session
-from edgekd.core.errors import EdgekdError, EvidenceError, MachineError, UsageError
-from edgekd.core.parts import PartRef
-from edgekd.core.records import Fact, WorkerSamples
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    Images = np.ndarray[Any, np.dtype[np.float32 | np.uint8]]
-
-PROTOCOL = "0"
+PROTOCOL = "1"
+COLUMNS = ("segment", "input", "at", "queue", "pre", "infer", "post", "e2e")
+"""`segment` 0 is the model alone, 1 the whole way; `at` is when it was asked or due, `queue` the wait until it started."""
+MODES = ("single", "paced", "offline")
+TOP = 5
+MOST_SAMPLES = 4_000_000  # of one recording, so that a model of microseconds does not fill the memory
+_SPIN_NS = 300_000  # a paced query is awaited by looking at the clock this long before it is due; sleeping is not exact
 _PR_SET_PDEATHSIG = 1
 
-
-class WorkerPlan(Fact):
-    """What one worker process is asked: an artifact, where it lies, and how often to run it."""
-
-    protocol: str = PROTOCOL
-    backend: PartRef
-    folder: Path
-    files: tuple[str, ...]
-    batch: int
-    threads: int
-    warmup: int
-    iterations: int
-    images_npy: Path
+Clock = Callable[[], int]
+Sleep = Callable[[float], None]
 
 
-class Complaint(Fact):
-    """An error that the worker could explain; `exit_code` says which kind."""
+class Refusal(Exception):
+    """What cannot be done as asked; a runner file has a class of the same name and shape."""
 
-    exit_code: int
-    message: str
-    mend: str
-
-
-class WorkerAnswer(Fact):
-    """What one worker process answers: samples, or a complaint."""
-
-    protocol: str = PROTOCOL
-    worker: WorkerSamples | None = None
-    runtime: str = ""
-    executed_on: str = ""
-    executed_precision: str = ""
-    complaint: Complaint | None = None
+    def __init__(self, message: str, *, mend: str = "", exit_code: int = 4) -> None:
+        super().__init__(message)
+        self.message, self.mend, self.exit_code = message, mend, exit_code
 
 
-def measure(backend: Backend, plan: WorkerPlan, images_NCHW: "Images", *, clock: Clock = MONOTONIC) -> Samples:
-    """Load the artifact and time it: load, first inference, warm-up (untimed), then `plan.iterations` inferences.
+# ---------------------------------------------------------------------------------------------------------------- timing
+def measure(
+    session: Any, plan: dict[str, Any], images: Any, *, clock: Clock, cpu_clock: Clock, sleep: Sleep = time.sleep
+) -> dict[str, Any]:
+    """Return the first inference's time, the samples, CPU time per query and what the session says of itself.
 
-    The runtime's packages are imported before the clock starts: `load_ns` is the cost of the artifact, not of Python.
+    `first_ns` is kept apart from the rest: it pays for what a runtime does once. Collecting garbage is off while the clock
+    counts. A query ends when its answer can be read by the host.
     """
-    parts.need_packages(backend)
-    for package in backend.packages():
-        importlib.import_module(package)
-    backend.inspect(plan.folder, plan.files)
-    batches = batches_of(images_NCHW, plan.batch)
+    if because := getattr(session, "cannot_be_timed", ""):
+        raise Refusal(f"this cannot be timed here: {because}", mend="set `bench: null` to have the rest judged", exit_code=3)
+    batches = batches_of(images, plan["batch"])
+    ask = asking(session)
     start_ns = clock()
-    opened = backend.open(plan.folder, plan.files, threads=plan.threads)
-    load_ns = clock() - start_ns
-    with opened as session:
-        if because := getattr(session, "cannot_be_timed", ""):
-            mend = "set `bench: null` to have the rest judged"
-            raise EvidenceError(f"{plan.backend.use} cannot be timed here: {because}", mend=mend)
-        start_ns = clock()
-        logits_BK = session.run(batches[0])
-        first_ns = clock() - start_ns
-        if getattr(logits_BK, "ndim", 0) < 1 or logits_BK.shape[0] != plan.batch:
-            raise MachineError(
-                f"{plan.backend.use} answered {getattr(logits_BK, 'shape', type(logits_BK).__name__)} "
-                f"to a batch of {plan.batch}; expected one row of logits for each image"
-            )
-        for index in range(plan.warmup):
-            session.run(batches[index % len(batches)])
-        infer_ns = _timed(session, batches, plan.iterations, clock)
-        worker = WorkerSamples(load_ns=load_ns, first_ns=first_ns, warmup_iterations=plan.warmup, infer_ns=tuple(infer_ns))
-        return Samples(
-            worker=worker,
-            runtime=session.runtime,
-            executed_on=session.executed_on,
-            executed_precision=session.executed_precision,
-        )
+    answer = ask(batches[0])
+    first_ns = clock() - start_ns
+    check_rows(answer, plan["batch"])
+    told: dict[str, Any] = {"first_ns": first_ns, "warmup": plan["warmup"], "notes": []}
+    with no_collecting():
+        if plan.get("record"):
+            rows = recorded(ask, batches, plan["record"], clock)
+            told["warmup"] = 0
+        else:
+            for index in range(plan["warmup"]):
+                ask(batches[index % len(batches)])
+            before_ns = cpu_clock()
+            if plan["mode"] == "paced":
+                rows = paced(ask, batches, plan["iterations"], plan["period_ns"], clock, sleep)
+            else:
+                rows = closed(ask, batches, plan["iterations"], clock)
+            told["cpu_ns"] = round((cpu_clock() - before_ns) / max(1, plan["iterations"]))
+        if plan.get("whole"):
+            rows += whole_way(ask, plan, told["notes"], clock)
+    return {**told, **said_by(session), "rows": rows}
 
 
-def batches_of(images_NCHW: "Images", batch: int) -> "list[Images]":
-    """Return C-contiguous batches that between them hold every image; the last one is filled up from the beginning.
+def closed(ask: Callable[[Any], Any], batches: Sequence[Any], iterations: int, clock: Clock) -> list[tuple[int, ...]]:
+    """Return one row a query, each asked when the last one has been answered."""
+    starts, ends, count = [0] * iterations, [0] * iterations, len(batches)
+    for index in range(iterations):
+        batch = batches[index % count]
+        starts[index] = clock()
+        ask(batch)
+        ends[index] = clock()
+    return [(0, index % count, start, 0, -1, end - start, -1, -1) for index, (start, end) in enumerate(zip(starts, ends))]
 
-    Bytes stay bytes, everything else becomes float32.
+
+def paced(
+    ask: Callable[[Any], Any], batches: Sequence[Any], iterations: int, period_ns: int, clock: Clock, sleep: Sleep
+) -> list[tuple[int, ...]]:
+    """Return one row a query; query i is due at i periods, and what it waits beyond that is its `queue`.
+
+    The schedule does not wait for a slow query: those after it are late, and their lateness counts (no coordinated omission).
     """
+    rows: list[tuple[int, ...]] = []
+    count, origin_ns = len(batches), clock()
+    for index in range(iterations):
+        due_ns = origin_ns + index * period_ns
+        while (left_ns := due_ns - clock()) > 0:
+            if left_ns > _SPIN_NS:
+                sleep((left_ns - _SPIN_NS) / 1e9)
+        start_ns = clock()
+        ask(batches[index % count])
+        end_ns = clock()
+        rows.append((0, index % count, due_ns, start_ns - due_ns, -1, end_ns - start_ns, -1, -1))
+    return rows
+
+
+def recorded(ask: Callable[[Any], Any], batches: Sequence[Any], record: dict[str, float], clock: Clock) -> Any:
+    """Return one row a query for `seconds`, doubled up to `cap_seconds` while the last two quarters differ."""
     import numpy as np
 
-    count = len(images_NCHW)
-    if images_NCHW.ndim != 4 or count == 0:
-        raise UsageError(f"expected images in an array of 4 axes NCHW, found the shape {images_NCHW.shape}")
-    kind = np.uint8 if images_NCHW.dtype == np.uint8 else np.float32
-    starts = range(0, count, batch)
-    return [np.ascontiguousarray(images_NCHW[np.arange(start, start + batch) % count], dtype=kind) for start in starts]
+    at_ns, infer_ns = array("q"), array("q")
+    count, origin_ns, length_s = len(batches), clock(), record["seconds"]
+    while True:
+        end_ns = origin_ns + round(length_s * 1e9)
+        while (start_ns := clock()) < end_ns and len(at_ns) < MOST_SAMPLES:
+            ask(batches[len(at_ns) % count])
+            infer_ns.append(clock() - start_ns)
+            at_ns.append(start_ns)
+        full = len(at_ns) >= MOST_SAMPLES
+        if length_s >= record["cap_seconds"] or full or settled(np.array(at_ns), np.array(infer_ns), record["tolerance"], np):
+            break
+        length_s = min(2 * length_s, record["cap_seconds"])
+    rows = np.full((len(at_ns), len(COLUMNS)), -1, dtype="<i8")
+    rows[:, 0] = rows[:, 3] = 0
+    rows[:, 1], rows[:, 2], rows[:, 5] = np.arange(len(at_ns)) % count, at_ns, infer_ns
+    return rows
 
 
-def _timed(session: Session, batches: "Sequence[Images]", iterations: int, clock: Clock) -> list[int]:
-    infer_ns = [0] * iterations
-    count, run = len(batches), session.run
+def settled(at_ns: Any, infer_ns: Any, tolerance: float, np: Any) -> bool:
+    """Return whether the medians of the third and the fourth quarter of the time agree."""
+    if len(at_ns) == 0:
+        return False
+    quarter = 4 * (at_ns - at_ns[0]) // (at_ns[-1] - at_ns[0] + 1)
+    third, fourth = infer_ns[quarter == 2], infer_ns[quarter == 3]
+    if len(third) == 0 or len(fourth) == 0:
+        return False
+    return bool(abs(np.median(fourth) - np.median(third)) <= tolerance * np.median(third))
+
+
+def whole_way(ask: Callable[[Any], Any], plan: dict[str, Any], notes: list[str], clock: Clock) -> list[tuple[int, ...]]:
+    """Return rows from the encoded photographs to the best classes; none, and a note why, where they cannot be decoded here."""
+    import numpy as np
+
+    whole = plan["whole"]
+    try:
+        prepare = loaded(os.path.join(plan["folder"], whole["prepare"]), "edgekd_prepare")
+    except ImportError as error:
+        notes.append(f"e2e-unknown: photographs cannot be decoded on this machine: {error}")
+        return []
+    with np.load(os.path.join(plan["folder"], whole["photographs"]), allow_pickle=False) as file:
+        bytes_, ends = file["bytes"], file["ends"]
+    starts = [0, *ends[:-1].tolist()]
+    photographs = [bytes_[start:end].tobytes() for start, end in zip(starts, ends.tolist())]
+    rows: list[tuple[int, ...]] = []
+    count, batch = len(photographs), plan["batch"]
+    for index in range(-1, whole["iterations"]):  # one more at the beginning, which loads the decoder and does not count
+        first = max(index, 0) * batch
+        start_ns = clock()
+        images = prepare.batch([photographs[(first + i) % count] for i in range(batch)], whole["rules"])
+        ready_ns = clock()
+        answer = ask(images)
+        answered_ns = clock()
+        best(answer, np)
+        end_ns = clock()
+        spans = (ready_ns - start_ns, answered_ns - ready_ns, end_ns - answered_ns, end_ns - start_ns)
+        if index >= 0:
+            rows.append((1, first % count, start_ns, 0, *spans))
+    return rows
+
+
+def best(answer: Any, np: Any) -> Any:
+    """Return the classes of the highest logits of each image, best first; what an application does with the answer."""
+    logits_BK = (answer[0] if isinstance(answer, (list, tuple)) else answer).reshape(len(first_of(answer)), -1)
+    top = min(TOP, logits_BK.shape[1])
+    chosen_BT = np.argpartition(logits_BK, -top, axis=1)[:, -top:]
+    order_BT = np.argsort(-np.take_along_axis(logits_BK, chosen_BT, axis=1), axis=1)
+    return np.take_along_axis(chosen_BT, order_BT, axis=1)
+
+
+def asking(session: Any) -> Callable[[Any], Any]:
+    """Return how to ask: the session's own `run`, made to wait where it answers what is not yet in the host's memory."""
+    run = session.run
+
+    def until_readable(batch: Any) -> Any:
+        import numpy as np
+
+        answer = run(batch)
+        if isinstance(answer, (list, tuple)):
+            return [np.asarray(one) for one in answer]
+        return np.asarray(answer)
+
+    return run if getattr(session, "host_readable", False) else until_readable
+
+
+def batches_of(images: Any, batch: int) -> list[Any]:
+    """Return C-contiguous batches that between them hold every image; the last one is filled up from the beginning."""
+    import numpy as np
+
+    if images.ndim != 4 or len(images) == 0:
+        raise Refusal(f"expected images in an array of 4 axes, found the shape {images.shape}", exit_code=2)
+    kind = np.uint8 if images.dtype == np.uint8 else np.float32
+    count = len(images)
+    picked = [[(start + i) % count for i in range(batch)] for start in range(0, count, batch)]
+    return [np.ascontiguousarray(images[indices], dtype=kind) for indices in picked]
+
+
+def check_rows(answer: Any, batch: int) -> None:
+    """Refuse an answer that is not one row for each image."""
+    found = first_of(answer)
+    shape = getattr(found, "shape", None)
+    if not shape or shape[0] != batch:
+        what = shape if shape is not None else type(found).__name__
+        raise Refusal(f"the model answered {what} to a batch of {batch}; expected one row for each image")
+
+
+def first_of(answer: Any) -> Any:
+    """Return the first output of a model."""
+    return answer[0] if isinstance(answer, (list, tuple)) else answer
+
+
+@contextmanager
+def no_collecting() -> Iterator[None]:
+    """Keep the garbage collector from running while the clock counts."""
     was_enabled = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
-        for index in range(iterations):
-            image_BCHW = batches[index % count]
-            start_ns = clock()
-            run(image_BCHW)
-            infer_ns[index] = clock() - start_ns
+        yield
     finally:
         if was_enabled:
             gc.enable()
-    return infer_ns
+
+
+def described(session: Any) -> dict[str, Any]:
+    """Return what a model takes, for one of which nothing is known but its file."""
+    return {"shape": list(session.shape), "dtype": str(session.dtype), "runtime": str(session.runtime)}
+
+
+def said_by(session: Any) -> dict[str, Any]:
+    """Return what a session says of itself; asked after timing, because some of it costs time."""
+    return {
+        "runtime": str(session.runtime),
+        "executed_on": str(session.executed_on),
+        "executed_precision": str(session.executed_precision),
+        "compile_ns": getattr(session, "compile_ns", None),
+        "spin": getattr(session, "spin", None),
+        "session_options": {str(k): str(v) for k, v in getattr(session, "session_options", {}).items()},
+    }
 
 
 # ----------------------------------------------------------------------------------------------------------- the process
-def answer(text: bytes) -> WorkerAnswer:
-    """Do what a plan in JSON asks; errors that edgekd can explain become a complaint."""
+def answer_to(plan: dict[str, Any], *, clock: Clock = time.perf_counter_ns, cpu_clock: Clock = time.process_time_ns) -> Any:
+    """Do what a plan asks; what can be explained becomes a complaint."""
+    os.environ.update({str(key): str(value) for key, value in plan.get("environment", {}).items()})
+    refusals: tuple[type[BaseException], ...] = (Refusal,)
+    session = None
+    try:
+        check_plan(plan)
+        runtime, explained = runtime_of(plan)
+        refusals = (Refusal, explained)
+        import numpy as np
+
+        images = None
+        if not plan.get("describe"):
+            images = np.load(os.path.join(plan["folder"], plan["inputs"]), allow_pickle=False)
+        opened = opener(plan, runtime)
+        start_ns = clock()
+        session = opened()
+        load_ns = clock() - start_ns
+        told = described(session) if plan.get("describe") else measure(session, plan, images, clock=clock, cpu_clock=cpu_clock)
+    except refusals as error:
+        return complaint(error)
+    finally:
+        if session is not None:
+            close(session)
+    if plan.get("describe"):
+        return {"protocol": PROTOCOL, **told}
+    return {
+        "protocol": PROTOCOL,
+        "load_ns": load_ns,
+        "process_cpu_ns": cpu_clock(),
+        "peak_rss_bytes": peak_rss_bytes(),
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        **packed(told),
+    }
+
+
+def check_plan(plan: dict[str, Any]) -> None:
+    """Refuse a plan of another protocol, or one that is not whole."""
+    if plan.get("protocol") != PROTOCOL:
+        raise Refusal(f"the plan is for protocol {plan.get('protocol')!r}, this worker speaks {PROTOCOL!r}", exit_code=2)
+    missing = [
+        key for key in ("folder", "files", "threads", "inputs", "batch", "mode", "warmup", "iterations") if key not in plan
+    ]
+    if missing or plan["mode"] not in MODES:
+        raise Refusal(f"the worker's plan is not valid: {', '.join(missing) or plan['mode']}", exit_code=2)
+    if plan["mode"] == "paced" and not plan.get("period_ns"):
+        raise Refusal("the worker's plan is not valid: a paced one needs period_ns", exit_code=2)
+
+
+def runtime_of(plan: dict[str, Any]) -> tuple[Any, type[BaseException]]:
+    """Return the module that opens models (a runner file, or edgekd's register of parts) and the errors that it explains."""
+    if plan.get("runner"):
+        runner = loaded(os.path.join(plan["folder"], plan["runner"]), "edgekd_runner")
+        return runner, runner.Refusal
+    try:
+        return importlib.import_module("edgekd.core.parts"), importlib.import_module("edgekd.core.errors").EdgekdError
+    except ImportError as error:
+        raise Refusal(
+            f"{plan['part']['use']} has no runner file, so it runs only where edgekd is installed: {error}"
+        ) from error
+
+
+def opener(plan: dict[str, Any], runtime: Any) -> Callable[[], Any]:
+    """Return what opens the model, everything imported and inspected already.
+
+    That comes before the clock starts: `load_ns` is the cost of the model, not of Python.
+    """
+    folder, files, threads = plan["folder"], plan["files"], plan["threads"]
+    if plan.get("runner"):
+        try:
+            runtime.load_runtime()
+        except ImportError as error:
+            raise Refusal(f"the runtime cannot be imported on this machine: {error}", mend="install it there") from error
+        return lambda: runtime.open(folder, files, threads=threads, options=plan.get("options", {}))
+    from pathlib import Path
+
+    frozen = importlib.import_module("edgekd.core.config").frozen
+    backend = runtime.load("backend", plan["part"]["use"]).model_validate(frozen(plan["part"]["options"]))
+    runtime.need_packages(backend)
+    for package in backend.packages():
+        importlib.import_module(package)
+    backend.inspect(Path(folder), files)
+    return lambda: backend.open(Path(folder), files, threads=threads).__enter__()
+
+
+def close(session: Any) -> None:
+    """Release the runtime, whichever way the session offers."""
+    if hasattr(session, "close"):
+        session.close()
+    else:
+        session.__exit__(None, None, None)
+
+
+def loaded(path: str, name: str) -> Any:
+    """Return the module in a file, whatever the file is called."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise Refusal(f"{path}: is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def packed(told: dict[str, Any]) -> dict[str, Any]:
+    """Return the answer with its rows as one compressed block of int64, column by column."""
     import numpy as np
 
+    rows = np.array(told["rows"], dtype="<i8").reshape(-1, len(COLUMNS))
+    origin_ns = int(rows[0, 2]) if len(rows) else 0
+    rows[:, 2] -= origin_ns
+    block = base64.b64encode(zlib.compress(np.ascontiguousarray(rows.T).tobytes(), 6)).decode("ascii")
+    rest = {key: value for key, value in told.items() if key != "rows"}
+    rest["origin_ns"] = origin_ns
+    return {**rest, "columns": list(COLUMNS), "count": len(rows), "samples": block}
+
+
+def complaint(error: BaseException) -> dict[str, Any]:
+    """Return an error that can be explained as an answer."""
+    shown = {name: getattr(error, name) for name in ("exit_code", "message", "mend")}
+    return {"protocol": PROTOCOL, "complaint": shown}
+
+
+def peak_rss_bytes() -> int | None:
+    """Return the most memory that this process has held.
+
+    From /proc where it is: getrusage also counts what the parent held when it started this process.
+    """
     try:
-        plan = WorkerPlan.model_validate_json(text)
-        if plan.protocol != PROTOCOL:
-            raise UsageError(f"the plan is for protocol {plan.protocol!r}, this worker speaks {PROTOCOL!r}")
-        cls = parts.load("backend", plan.backend.use)
-        backend = cast("Backend", cls.model_validate(frozen(plan.backend.options)))
-        images_NCHW = np.load(plan.images_npy, allow_pickle=False)
-        samples = measure(backend, plan, images_NCHW)
-    except ValidationError as error:
-        return _complaint(UsageError(f"the worker's plan is not valid: {error}"))
-    except EdgekdError as error:
-        return _complaint(error)
-    return WorkerAnswer(
-        worker=samples.worker,
-        runtime=samples.runtime,
-        executed_on=samples.executed_on,
-        executed_precision=samples.executed_precision,
-    )
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            found = [line.split()[1] for line in file if line.startswith("VmHWM:")]
+    except OSError:
+        found = []
+    if found:
+        return int(found[0]) * 1024
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def main() -> int:
     """Read a plan from stdin, answer on stdout, and return the exit code."""
-    _die_with_controller()
-    with _answer_channel() as channel:
-        told = answer(sys.stdin.buffer.read())
-        channel.write(json.dumps(told.model_dump(mode="json")).encode() + b"\n")
-    return told.complaint.exit_code if told.complaint else 0
-
-
-def _complaint(error: EdgekdError) -> WorkerAnswer:
-    return WorkerAnswer(complaint=Complaint(exit_code=error.exit_code, message=error.message, mend=error.mend))
-
-
-def _answer_channel() -> BinaryIO:
-    """Return the real stdout, and let everybody else's stdout be stderr from now on."""
+    die_with_controller()
     sys.stdout.flush()
-    channel = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    return channel
+    with os.fdopen(os.dup(1), "wb") as channel:
+        os.dup2(2, 1)
+        told = answer_to(json.loads(sys.stdin.buffer.read()))
+        channel.write(json.dumps(told).encode() + b"\n")
+    return int(told["complaint"]["exit_code"]) if "complaint" in told else 0
 
 
-def _die_with_controller() -> None:
-    """Ask Linux to end this process when its controller ends, however that ends; elsewhere nothing happens."""
+def die_with_controller() -> None:
+    """Ask Linux to end this process when its parent ends, however that ends; elsewhere nothing happens."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":
+    # The folder of this file comes first on the path; nothing in it is meant to stand for a module of the same name.
+    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != os.path.dirname(os.path.abspath(__file__))]
     sys.exit(main())

@@ -43,11 +43,16 @@ def verify(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    fingerprint: Annotated[bool, typer.Option("--fingerprint", help="Every field of the machine's fingerprint.")] = False,
+    profile: Annotated[
+        Path | None, typer.Option("--profile", metavar="FILE", help="Say whether it is such a device, clocks pinned.")
+    ] = None,
+) -> None:
     """Say what this machine has, and what is missing."""
-    from edgekd import inspection
+    from edgekd import doctor as asking
 
-    print_lines(inspection.doctor())
+    print_lines(asking.doctor(fingerprint=fingerprint, profile=profile))
 
 
 @app.command()

@@ -126,6 +126,12 @@ class Budgets:
     waivers: tuple[WaiverEntry, ...] = ()
     file: str = ""
 
+    @classmethod
+    def of(cls, parts_: Sequence[Budget]) -> "Budgets":
+        """Return budgets that stand in no file, each named by its metric."""
+        metrics_ = [str(getattr(part, "metric", part.ref().use)) for part in parts_]
+        return cls(checks=tuple(Check(id=m, metric=m, budget=part) for m, part in zip(metrics_, parts_, strict=True)))
+
     def digest(self) -> str:
         """Return the digest of what is asked; where it stands in which file is no part of it."""
         return digest_of(

@@ -5,6 +5,7 @@ Images are RGB in [0, 1] everywhere outside a model; every model normalises for 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,8 +19,10 @@ from edgekd.core.records import (
     DataFacts,
     DeviceFacts,
     Finding,
+    Fingerprint,
     InputContract,
     Report,
+    TelemetryLog,
     TensorSpec,
     Verdict,
     WorkerSamples,
@@ -103,8 +106,9 @@ class Source(Part):
 class Needs:
     """What a method asks for before training: taps of the student and of every teacher, labels, number of teachers.
 
-    `fit_samples` is how many of the teachers' answers its criterion's `fit` wants to see; `feature_tap` is the student's vector
-    that the method shapes, which probes and nearest neighbours judge.
+    `taps_by_teacher` names each teacher's taps, in the recipe's order, where they are not the same for all. `fit_samples` is
+    how many of the teachers' answers its criterion's `fit` wants to see; `feature_tap` is the student's vector that the
+    method shapes, which probes and nearest neighbours judge.
     """
 
     student_taps: tuple[str, ...] = ()
@@ -114,6 +118,18 @@ class Needs:
     only_labelled_images: bool = False
     fit_samples: int = 4096
     feature_tap: str = "pooled"
+    taps_by_teacher: tuple[tuple[str, ...], ...] = ()
+
+    def taps_of(self, teachers: int) -> tuple[tuple[str, ...], ...]:
+        """Return what each of so many teachers is asked; raise `UsageError` if taps are named for another number of them."""
+        if not self.taps_by_teacher:
+            return (self.teacher_taps,) * teachers
+        if len(self.taps_by_teacher) != teachers:
+            raise UsageError(
+                f"the method names taps for {len(self.taps_by_teacher)} teachers, and there are {teachers}",
+                mend="give one entry a teacher, in their order, or one name for all of them",
+            )
+        return self.taps_by_teacher
 
     @property
     def trains_head(self) -> bool:
@@ -376,6 +392,41 @@ class Backend(Part):
         """Load the exported model with exactly `threads` threads."""
         raise NotImplementedError
 
+    def runner_file(self) -> Path | None:
+        """Return the stand-alone file with which a worker opens this runtime, or None: then it runs on this machine only.
+
+        The file needs Python 3.9, numpy and the runtime, and nothing of edgekd. It has
+
+        - `load_runtime()`, which imports the runtime before the clock starts;
+        - `open(folder, files, *, threads, options)`, with this part's own options and `spin`, which gives a session with
+          `run(batch)` (a list of arrays), `runtime`, `executed_on`, `executed_precision`, `shape` and `dtype` of the input, and
+          `close()`; it may also have `host_readable` (answers need no copy), `compile_ns`, `spin` and `session_options`;
+        - `Refusal`, an exception with `message`, `mend` and `exit_code`.
+        """
+        return None
+
+
+# ------------------------------------------------------------------------------------------------------------- measuring
+@dataclass(frozen=True, kw_only=True)
+class ArmName:
+    """One arm of a session: an artifact's name, and whose it is (`candidate`, `baseline` or `reference`)."""
+
+    artifact: str
+    arm: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairing:
+    """A comparison that a session must decide before it may stop: b against a, at most `max_ratio` times as slow.
+
+    A ratio within `min_effect` of 1 is never called slower.
+    """
+
+    a: ArmName
+    b: ArmName
+    max_ratio: float = 1.05
+    min_effect: float = 0.02
+
 
 @dataclass(frozen=True, kw_only=True)
 class TimingPlan:
@@ -399,6 +450,32 @@ class Samples:
     executed_precision: str
 
 
+class Workbench(Protocol):
+    """A device made ready: files can be brought to it, and one worker process at a time runs there."""
+
+    def bring(self, files: Mapping[str, Path]) -> str:
+        """Have a folder on the device hold these files under these names, and return its path there.
+
+        Raises `MachineError` if the device cannot hold them, `IntegrityError` if what arrives is not what was sent.
+        """
+        ...
+
+    def work(self, plan: Mapping[str, Any], *, timeout_s: float) -> dict[str, Any]:
+        """Have one fresh worker process do a plan of `edgekd/benching/worker.py`, and return its answer.
+
+        Raises `MachineError` if it crashes, hangs or talks nonsense, and what the worker complains of as its own kind of error.
+        """
+        ...
+
+    def fingerprint(self) -> Fingerprint:
+        """Return the circumstances that the device is in now."""
+        ...
+
+    def telemetry(self) -> AbstractContextManager[TelemetryLog]:
+        """Sample clocks, temperatures and contention while the context is open; times are those of the workers' clock."""
+        ...
+
+
 class Device(Part):
     """A machine that can time an artifact."""
 
@@ -414,6 +491,10 @@ class Device(Part):
         """Yield the samples of each fresh worker process as it ends."""
         raise NotImplementedError
 
+    def ready(self) -> AbstractContextManager[Workbench]:
+        """Make the machine ready for workers, alone, and leave nothing of them behind."""
+        raise NotImplementedError
+
 
 # --------------------------------------------------------------------------------------------------------------- judging
 class Budget(Part):
@@ -421,7 +502,7 @@ class Budget(Part):
 
     `metrics` are the names it judges, each beginning with the part's own; with several, the part has a field `metric`. What is
     not known is `inconclusive` with what would decide it in `needs`. With `shares_error` its findings carry a `p_value` for
-    their fail, and those of all such budgets are held to one error together; `check` is asked again with the share left to each.
+    their fail, and those of all such budgets are held to one error together; `check` is asked again with the share left.
     """
 
     metrics: ClassVar[tuple[str, ...]] = ()

@@ -9,6 +9,7 @@ Axes: B batch, C channels, H height, W width, N tokens, D feature width, K class
 | `cls` | B D | class token after the final norm |
 | `patch_mean` | B D | mean of the patch tokens after the final norm |
 | `last_<k>` | B kD | class tokens (or pooled maps) of the last k blocks, concatenated, newest last |
+| `exit_<k>` | B D | the class token (or pooled map) of the k-th block from the end alone: what an early exit would see |
 | `pooled` | B D | mean of `map`; for transformers what the model itself pools |
 | `pre_act` | B D | mean of the last feature map before its last activation (convolutional models) |
 | `grid_<n>` | B D n n | `map`, or the patch tokens, averaged over an n by n grid |
@@ -80,10 +81,11 @@ class TappedModel(nn.Module):
         wanted = {part for tap in taps for part in parts_of(tap)}
         found: dict[str, Tensor] = {}
         with _inputs_of(self._last_activation() if "pre_act" in wanted else None) as seen:
-            depths = [int(match[1]) for tap in wanted if (match := re.fullmatch(r"last_([1-9]\d*)", tap))]
+            depths = [int(match[1]) for tap in wanted if (match := re.fullmatch(r"(?:last|exit)_([1-9]\d*)", tap))]
             if depths:
                 features, blocks = self._with_blocks(x_BCHW, max(depths))
                 found |= {f"last_{k}": torch.cat(blocks[-k:], dim=1) for k in depths}
+                found |= {f"exit_{k}": blocks[-k] for k in depths}
             else:
                 features = model.forward_features(x_BCHW)
         if seen:
@@ -97,7 +99,7 @@ class TappedModel(nn.Module):
         if "logits" in wanted:
             found["logits"] = model.forward_head(features)
         for tap in wanted - set(found):
-            known = sorted({*found, "pre_logits", "logits", "last_<k>", "grid_<n>"})
+            known = sorted({*found, "pre_logits", "logits", "last_<k>", "exit_<k>", "grid_<n>"})
             raise UsageError(f"{self.name} has no tap {tap!r}; it has {', '.join(known)}")
         return {tap: joined(found, tap) for tap in taps}
 

@@ -117,27 +117,36 @@ def _worth(trained: Trained, seen: Features | None, held: Features) -> tuple[flo
 
 def _represented(trained: Trained, held: Features) -> Representation | None:
     """Return how student and teachers see some validation images; None without a teacher."""
-    val, taps = trained.job.source.val(), trained.needs.teacher_taps
+    val = trained.job.source.val()
     if not trained.teachings:
         return None
-    tap = next((tap for tap in taps if tap not in ("probe_logits", "logits")), PROBE_TAP)
     # Evenly spread, as images often come class by class.
     some_N = torch.linspace(0, len(val) - 1, min(MOST_IMAGES, len(val))).round().to(torch.int64).unique()
     images = Picked(val, some_N.tolist())
-    taught = tuple(teaching.whole(images, (tap,)) for teaching in trained.teachings)
-    if any(features[tap].ndim != 2 for features in taught):
+    taught = tuple(_told(teaching, images) for teaching in trained.teachings)
+    said = [(teaching.facts.name, tap, told) for teaching, told in zip(trained.teachings, taught, strict=True) for tap in told]
+    if any(told[tap].ndim != 2 for _, tap, told in said):
         return None
-    names = [teaching.facts.name for teaching in trained.teachings]
+    several = len(said) > len(trained.teachings)
+    names = [f"{name} {tap}" if several else name for name, tap, _ in said]
     customised: tuple[Tensor, ...] = ()
     if hasattr(trained.criterion, "customised"):
         customised = cast(Any, trained.criterion).customised(taught)
     return represent(
         held[trained.needs.feature_tap][some_N],
-        [(name, features[tap]) for name, features in zip(names, taught, strict=True)],
+        [(name, told[tap]) for name, (_, tap, told) in zip(names, said, strict=True)],
         list(zip(names, customised, strict=False)),
         labels_of(images),
         seed=trained.job.seed,
     )
+
+
+def _told(teaching: Teaching, images: ImageSet) -> dict[str, Tensor]:
+    """Return a teacher's features of whole images that the method asks for (not answers in logits); else its pooled ones."""
+    asked = {name: one.tap for name, one in teaching.asked.items() if not one.probe and one.tap != "logits"}
+    asked = asked or {PROBE_TAP: PROBE_TAP}
+    found = teaching.whole(images, tuple(dict.fromkeys(asked.values())))
+    return {name: found[tap] for name, tap in asked.items()}
 
 
 def fit_head(head: nn.Linear, feature_ND: Tensor, label_N: Tensor) -> None:
@@ -158,7 +167,7 @@ def _provenance(trained: Trained) -> dict[str, str]:
     return {
         "method": json.dumps(job.method.ref().model_dump(mode="json"), sort_keys=True),
         "teachers": json.dumps([teaching.facts.model_dump(mode="json") for teaching in trained.teachings], sort_keys=True),
-        "teacher_taps": json.dumps(trained.needs.teacher_taps),
+        "teacher_taps": json.dumps(trained.needs.taps_by_teacher or trained.needs.teacher_taps),
         "data": job.source.digest(),
         "seed": str(job.seed),
         "cache": trained.cache.model_dump_json(exclude={"folder"}),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.core.console import Console
-from edgekd.core.contracts import Batch, Needs
+from edgekd.core.contracts import Batch, FrozenModel, Needs
 from edgekd.core.errors import DataError, UsageError
 from edgekd.core.host import usable_cores
 from edgekd.core.records import Checkpoint, InputContract, TrainingFacts
@@ -27,7 +27,8 @@ from edgekd.distilling.job import Job
 from edgekd.distilling.models import TappedModel
 from edgekd.distilling.results import HEAD_TAP, Trained, fit_head, write_checkpoint
 from edgekd.distilling.sampling import EpochSampler, SharedSampler
-from edgekd.distilling.teaching import Lesson, Teaching, teach
+from edgekd.distilling.subteachers import answered
+from edgekd.distilling.teaching import Lesson, Teaching, blamed, load_all, teach
 from edgekd.distilling.views import Crops, Views, collated
 
 HELD_BYTES = 1 << 30
@@ -142,7 +143,22 @@ class _Stage:
             device=self.device,
             console=self.console,
         )
-        return teach(self.job.teachers, self.needs.teacher_taps, lesson)
+        taps = self.needs.taps_of(len(self.job.teachers))
+        frozen = load_all(self.job.teachers)
+        self._check_method(frozen, taps)
+        return teach(self.job.teachers, self.needs.teacher_taps, lesson, by_teacher=taps, frozen=frozen)
+
+    def _check_method(self, frozen: tuple[FrozenModel, ...], taps: tuple[tuple[str, ...], ...]) -> None:
+        """Raise `UsageError` if student, method and teachers do not fit, before any teacher has worked for it."""
+        if not self.needs.student_taps:
+            return
+        specs = []
+        for number, (part, model, own) in enumerate(zip(self.job.teachers, frozen, taps, strict=True)):
+            with blamed(part, number, of=len(frozen)):
+                specs.append(answered(model, own, classes=len(self.classes)))
+        with torch.random.fork_rng(devices=[]):
+            student = cast(TappedModel, self.job.student.build(len(self.classes), start=False))
+            self.job.method.build(student.spec(self.needs.student_taps), tuple(specs), len(self.classes))
 
     @cached_property
     def _held(self) -> InMemory:

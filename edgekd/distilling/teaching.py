@@ -3,7 +3,8 @@
 Axes: B batch, C channels, H height, W width, D feature width, K classes, N images.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from edgekd.core.console import Console
 from edgekd.core.contracts import FeatureSpec, FrozenModel, ImageSet, Source, Teacher
-from edgekd.core.errors import UsageError
+from edgekd.core.errors import EdgekdError, UsageError
 from edgekd.core.host import cache_folder
 from edgekd.core.images import prepare_batch
 from edgekd.core.plan import Cache
@@ -22,9 +23,11 @@ from edgekd.distilling import cache
 from edgekd.distilling.evaluation import collect, labels_of
 from edgekd.distilling.feature_store import FeatureStore
 from edgekd.distilling.probes import PROBE_TAP, LinearProbe, ProbedTeacher, knn_top1
+from edgekd.distilling.subteachers import SubTeacher, answered, finite, resampled, stored, understood
 from edgekd.distilling.views import Crops
 
 _ONLINE_BATCH = 64
+_TRIED = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,15 +64,17 @@ class Lesson:
 class Teaching:
     """One teacher, loaded, probed on the labelled images, and ready to answer for any view of the training images."""
 
-    def __init__(self, part: Teacher, taps: tuple[str, ...], lesson: Lesson) -> None:
+    def __init__(self, part: Teacher, taps: tuple[str, ...], lesson: Lesson, *, frozen: FrozenModel | None = None) -> None:
         self.lesson = lesson
         self.taps = taps
-        self.frozen = part.load().to(lesson.device)
-        if "probe_logits" in taps and not len(lesson.source.train()):
-            raise UsageError("a probe of the teacher needs labelled images, and there are none")
+        self.asked: dict[str, SubTeacher] = {tap: understood(tap) for tap in taps}
+        self.frozen = (frozen or part.load()).to(lesson.device)
+        self._check_asked()
         self.model: FrozenModel = self.frozen
+        self.probes: dict[tuple[str, int], LinearProbe] = {}
         self._store = self._kept() if lesson.views else None
         self.model, self.facts = self._probed(part)
+        self._try_out()
 
     @property
     def online(self) -> bool:
@@ -78,17 +83,25 @@ class Teaching:
 
     def spec(self) -> FeatureSpec:
         """Return the shapes of the taps."""
-        return self.model.spec(self.taps)
+        return self.spec_of(self.taps)
+
+    def spec_of(self, taps: tuple[str, ...]) -> FeatureSpec:
+        """Return the shapes of any taps that this teacher could be asked for."""
+        return answered(self.frozen, taps, classes=len(self.lesson.source.classes))
 
     def answer(self, index_B: Tensor, view_B: Tensor, shown_BCHW: Tensor | None) -> dict[str, Tensor]:
         """Return the taps for these views: looked up, or computed from the uint8 images shown."""
         device = self.lesson.device
         if self._store is None:
             assert shown_BCHW is not None
-            return self.model.features(shown_BCHW.to(device).float().div_(255), self.taps)
-        mean = self.lesson.cache.answers == "mean"
-        found = self._store.mean(index_B) if mean else self._store.features(index_B, view_B)
-        return self._derived({tap: value.to(device) for tap, value in found.items()})
+            return self._derived({0: self._finite(self._online(shown_BCHW, stored(self.asked.values())), index_B)})
+        if self.lesson.cache.answers == "mean":
+            return self._derived({0: {tap: value.to(device) for tap, value in self._store.mean(index_B).items()}})
+        crops = {}
+        for crop in sorted({one.crop for one in self.asked.values()}):
+            kept = self._store.features(index_B, (view_B + crop) % self.lesson.views)
+            crops[crop] = {tap: value.to(device) for tap, value in kept.items()}
+        return self._derived(crops)
 
     def ask(self, indices: Sequence[int], view: int) -> dict[str, Tensor]:
         """Return the taps for one view of several images, cutting them if the answers are not kept."""
@@ -96,7 +109,7 @@ class Teaching:
         view_B = torch.full_like(index_B, view)
         shown = None
         if self._store is None:
-            shown = self.lesson.crops.batch(self.lesson.images, indices, view, size_px=self.frozen.size_px)
+            shown = self._crops(index_B, view)
         return self.answer(index_B, view_B, shown)
 
     def rows(self, count: int) -> dict[str, Tensor]:
@@ -123,7 +136,9 @@ class Teaching:
         lesson = self.lesson
         contract = _whole_contract(self.frozen)
         if not lesson.views:
-            return collect(lambda x_BCHW: self.frozen.features(x_BCHW, taps), images, contract, device=lesson.device)
+            found = collect(lambda x_BCHW: self.frozen.features(x_BCHW, taps), images, contract, device=lesson.device)
+            names = [sample.id for sample in images.samples]
+            return finite(found, self.frozen.name, lambda row: f"of {names[row]}")
 
         def batch(indices: Sequence[int], _view: int) -> Tensor:
             return torch.from_numpy(prepare_batch(images, indices, contract))
@@ -135,7 +150,8 @@ class Teaching:
     def _kept(self) -> FeatureStore:
         lesson, size_px = self.lesson, self.frozen.size_px
         crops = lesson.crops
-        shapes = self.frozen.spec(tuple(_stored(tap) for tap in self.taps)).shapes
+        taps = stored(self.asked.values())
+        shapes = self.frozen.spec(taps).shapes
         if lesson.cache.answers == "mean" and (maps := [tap for tap, shape in shapes.items() if len(shape) > 1]):
             raise UsageError(f"`answers: mean` averages vectors, and `{maps[0]}` says where things are, which crops move about")
 
@@ -143,7 +159,7 @@ class Teaching:
             return crops.batch(lesson.images, indices, view, size_px=size_px)
 
         cut = cache.Cut(facts=crops.facts(size_px), views=lesson.views, batch=batch)
-        return self._fill(lesson.images, cut, tuple(dict.fromkeys(_stored(tap) for tap in self.taps)))
+        return self._fill(lesson.images, cut, taps)
 
     def _fill(self, images: ImageSet, cut: cache.Cut, taps: tuple[str, ...]) -> FeatureStore:
         lesson = self.lesson
@@ -159,21 +175,59 @@ class Teaching:
             precision=self.frozen.precision,
         )
 
-    def _labelled_crops(self) -> Tensor:
-        """Return the pooled features of the first view of each labelled image; these are the first of the images."""
-        found = []
+    def _check_asked(self) -> None:
+        """Refuse, before any work, what this teacher cannot be asked with these images and these kept answers."""
+        lesson = self.lesson
+        if any(one.probe for one in self.asked.values()) and not len(lesson.source.train()):
+            raise UsageError("a probe of the teacher needs labelled images, and there are none")
+        crop = max((one.crop for one in self.asked.values()), default=0)
+        if crop and (lesson.cache.answers == "mean" or crop >= lesson.views):
+            raise UsageError(
+                f"another crop's answer (~{crop}) needs {crop + 1} kept views, each by itself; the cache has"
+                f" {'the mean of its views' if lesson.cache.answers == 'mean' else lesson.views}",
+                mend=f"set `cache.views` to {crop + 1} or more, and leave `cache.answers: each`",
+            )
+
+    def _try_out(self) -> None:
+        """Have a teacher that runs in every step answer a few images first, lest a broken one be met in the training.
+
+        What probes were fitted on has been seen by then.
+        """
+        probed = self._probed_taps() if len(self.lesson.source.train()) else ()
+        taps = tuple(tap for tap in stored(self.asked.values()) if tap not in probed)
+        if self.online and taps:
+            index_B = torch.arange(min(_TRIED, len(self.lesson.images)))
+            self._finite(self._online(self._crops(index_B, 0), taps), index_B)
+
+    def _crops(self, index_B: Tensor, view: int) -> Tensor:
+        return self.lesson.crops.batch(self.lesson.images, index_B.tolist(), view, size_px=self.frozen.size_px)
+
+    def _online(self, shown_BCHW: Tensor, taps: tuple[str, ...]) -> dict[str, Tensor]:
+        return self.frozen.features(shown_BCHW.to(self.lesson.device).float().div_(255), taps)
+
+    def _finite(self, found: dict[str, Tensor], index_B: Tensor) -> dict[str, Tensor]:
+        samples = self.lesson.images.samples
+        return finite(found, self.frozen.name, lambda row: f"of {samples[int(index_B[row])].id}")
+
+    def _labelled_crops(self, taps: tuple[str, ...]) -> dict[str, Tensor]:
+        """Return taps of the first view of each labelled image; these are the first of the images."""
+        found: dict[str, list[Tensor]] = {tap: [] for tap in taps}
         for index_B in torch.arange(len(self.lesson.source.train())).split(_ONLINE_BATCH):
             if self._store is not None:
-                found.append(self._store.features(index_B, torch.zeros_like(index_B))[PROBE_TAP])
-                continue
-            crops = self.lesson.crops.batch(self.lesson.images, index_B.tolist(), 0, size_px=self.frozen.size_px)
-            found.append(self.frozen.features(crops.to(self.lesson.device).float().div_(255), (PROBE_TAP,))[PROBE_TAP].cpu())
-        return torch.cat(found)
+                answer = self._store.features(index_B, torch.zeros_like(index_B))
+            else:
+                answer = self._finite(self._online(self._crops(index_B, 0), taps), index_B)
+            for tap in taps:
+                found[tap].append(answer[tap].cpu())
+        return {tap: torch.cat(values) for tap, values in found.items()}
 
-    def _derived(self, kept: dict[str, Tensor]) -> dict[str, Tensor]:
-        if "probe_logits" in self.taps:
-            kept["probe_logits"] = cast(ProbedTeacher, self.model).probe(kept[PROBE_TAP])
-        return {tap: kept[tap] for tap in self.taps}
+    def _derived(self, crops: Mapping[int, dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Return what was asked, from the teacher's own taps of each crop."""
+        answers = {}
+        for name, one in self.asked.items():
+            found = crops[one.crop][one.tap]
+            answers[name] = self.probes[one.head](found) if one.probe else found
+        return answers
 
     def _probed(self, part: Teacher) -> tuple[FrozenModel, TeacherFacts]:
         source, frozen = self.lesson.source, self.frozen
@@ -182,14 +236,15 @@ class Teaching:
         model = frozen
         if len(train):
             self.lesson.console.say(f"{frozen.name}: probing its features on {len(train)} labelled images")
-            seen_ND = self.whole(train, (PROBE_TAP,))[PROBE_TAP]
+            label_N, label_M = labels_of(train), labels_of(val)
+            seen = self.whole(train, self._probed_taps())
             held_MD = self.whole(val, (PROBE_TAP,))[PROBE_TAP]
-            fitted_ND, label_N = seen_ND, labels_of(train)
-            if "probe_logits" in self.taps:  # it will be asked about crops, and answers better for having seen some
-                fitted_ND, label_N = torch.cat([seen_ND, self._labelled_crops()]), label_N.repeat(2)
-            probe = LinearProbe.fit(fitted_ND, label_N, classes=len(source.classes))
-            probe_top1 = float((probe(held_MD).argmax(dim=1) == labels_of(val)).double().mean())
-            knn = knn_top1(seen_ND, labels_of(train), held_MD, labels_of(val))
+            self._fit_probes(seen, label_N)
+            probe = self.probes.get((PROBE_TAP, 0))
+            if probe is None:
+                probe = LinearProbe.fit(seen[PROBE_TAP], label_N, classes=len(source.classes))
+            probe_top1 = float((probe.cpu()(held_MD).argmax(dim=1) == label_M).double().mean())
+            knn = knn_top1(seen[PROBE_TAP], label_N, held_MD, label_M)
             model = cast(FrozenModel, ProbedTeacher(frozen, probe.to(self.lesson.device)))
         return model, TeacherFacts(
             part=part.ref(),
@@ -203,14 +258,61 @@ class Teaching:
             knn_top1=knn,
         )
 
+    def _probed_taps(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((PROBE_TAP, *(one.tap for one in self.asked.values() if one.probe))))
 
-def teach(parts: Sequence[Teacher], taps: tuple[str, ...], lesson: Lesson) -> tuple[Teaching, ...]:
-    """Return every teacher at work, its answers kept where the recipe asks for it."""
-    return tuple(Teaching(part, taps, lesson) for part in parts)
+    def _fit_probes(self, seen: Mapping[str, Tensor], label_N: Tensor) -> None:
+        """Fit every probe that is asked for, on whole images and on crops, which is what it will be asked about."""
+        heads = dict.fromkeys(one.head for one in self.asked.values() if one.probe)
+        crops = self._labelled_crops(tuple(dict.fromkeys(tap for tap, _ in heads))) if heads else {}
+        for tap, bag in heads:
+            drawn_N = resampled(label_N, bag)
+            fitted_ND = torch.cat([seen[tap][drawn_N], crops[tap][drawn_N]])
+            probe = LinearProbe.fit(fitted_ND, label_N[drawn_N].repeat(2), classes=len(self.lesson.source.classes))
+            self.probes[tap, bag] = probe.to(self.lesson.device)
 
 
-def _stored(tap: str) -> str:
-    return PROBE_TAP if tap == "probe_logits" else tap
+def teach(
+    parts: Sequence[Teacher],
+    taps: tuple[str, ...],
+    lesson: Lesson,
+    *,
+    by_teacher: Sequence[tuple[str, ...]] = (),
+    frozen: Sequence[FrozenModel] = (),
+) -> tuple[Teaching, ...]:
+    """Return every teacher at work, its answers kept where the recipe asks for it.
+
+    `by_teacher` are the taps of each where they differ. What goes wrong with one of several says with which.
+    """
+    models = tuple(frozen) or load_all(parts)
+    wanted = tuple(by_teacher) or (taps,) * len(parts)
+    found = []
+    for number, (part, model, own) in enumerate(zip(parts, models, wanted, strict=True)):
+        with blamed(part, number, of=len(parts)):
+            found.append(Teaching(part, own, lesson, frozen=model))
+    return tuple(found)
+
+
+def load_all(parts: Sequence[Teacher]) -> tuple[FrozenModel, ...]:
+    """Return all teachers, loaded: a missing file of the last one is found before the first has worked for an hour."""
+    found = []
+    for number, part in enumerate(parts):
+        with blamed(part, number, of=len(parts)):
+            found.append(part.load())
+    return tuple(found)
+
+
+@contextmanager
+def blamed(part: Teacher, number: int, *, of: int) -> Iterator[None]:
+    """Have what goes wrong with one of several teachers say which one it is."""
+    try:
+        yield
+    except EdgekdError as error:
+        if of == 1:
+            raise
+        ref = part.ref()
+        name = ref.options.get("model") or ref.use
+        raise type(error)(f"teacher {number + 1} of {of} ({name}): {error.message}", mend=error.mend) from error
 
 
 def _whole_contract(teacher: FrozenModel) -> InputContract:

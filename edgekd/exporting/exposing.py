@@ -130,7 +130,7 @@ def shown_by_openvino(path: Path, *, precision: str = "fp32") -> Shown:
     """Return an OpenVINO graph that shows its tensors, computed in the precision in which the artifact is run."""
     import openvino  # type: ignore[import-untyped]
 
-    from edgekd.exporting.backends.openvino import precision_hint
+    from edgekd.exporting.backends._openvino_runner import precision_hint
 
     core = openvino.Core()
     model = core.read_model(path)

@@ -29,9 +29,10 @@ from edgekd.core.images import prepare_batch
 from edgekd.core.parts import need_packages
 from edgekd.core.plan import Quantise
 from edgekd.core.predictions import write_predictions
-from edgekd.core.records import Artifact, Checkpoint, InputContract, MadeBy, Quantisation, licences_of_weights
+from edgekd.core.records import Artifact, Checkpoint, FileRef, InputContract, MadeBy, Quantisation, licences_of_weights
 from edgekd.core.store import begin_stage, checked_file, disk_errors, file_ref, sync_files, write_record
-from edgekd.exporting import parity
+from edgekd.core.thumbnails import write_thumbnails
+from edgekd.exporting import flips, parity
 from edgekd.exporting.interface import contract_of, shown
 
 if TYPE_CHECKING:
@@ -93,9 +94,11 @@ def export(
     from_: dict[str, str],
     made_by: MadeBy,
     console: Console,
+    pictures: bool = True,
 ) -> Artifact:
     """Export a student to one backend, run all validation images through that runtime, and write the artifact to `folder`.
 
+    With `pictures`, small ones of the worst images that the runtime answers differently are kept for the report.
     Where the backend cannot run here by its nature, the artifact says so and has neither parity nor accuracy. Raises
     `MachineError` if the backend's package is missing or its runtime does something else than asked, and what it raises.
     """
@@ -117,7 +120,8 @@ def export(
         with backend.open(folder, written.files, threads=threads) as session:
             logits_NK = _through(session, written, reference, label=name, console=console)
             ran = _Ran(session.executed_on, session.executed_precision, session.runtime, logits_NK)
-    artifact = _record(backend, folder, written, reference, ran, quantisation, from_, made_by)
+    kept = _pictures_of_flips(reference, ran.logits_NK, folder) if pictures else None
+    artifact = _record(backend, folder, written, reference, ran, quantisation, from_, made_by, kept)
     _tell(artifact, console)
     return artifact
 
@@ -174,6 +178,7 @@ def _record(
     quantisation: Quantisation | None,
     from_: dict[str, str],
     made_by: MadeBy,
+    pictures: FileRef | None,
 ) -> Artifact:
     checkpoint = reference.checkpoint
     samples, classes = reference.images.samples, checkpoint.classes
@@ -203,9 +208,17 @@ def _record(
         licences=licences_of_weights(checkpoint),
         quantisation=quantisation,
         not_executed=ran.not_executed,
+        flips=pictures,
     )
     write_record(folder / RECORD, artifact)
     return artifact
+
+
+def _pictures_of_flips(reference: Reference, logits_NK: "Logits | None", folder: Path) -> FileRef | None:
+    if logits_NK is None:
+        return None
+    labels = [sample.label for sample in reference.images.samples]
+    return write_thumbnails(reference.images, flips.worst_first(reference.logits_NK, logits_NK, labels), folder)
 
 
 # ------------------------------------------------------------------------------------------------------------ the student

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgekd.core import stats
 from edgekd.core.budgets import Budgets, Check
-from edgekd.core.contracts import Format
+from edgekd.core.contracts import Budget, Format
 from edgekd.core.errors import (
     BUDGET_FAILED,
     INCONCLUSIVE,
@@ -64,7 +64,7 @@ def make_report(*, recipe_name: str, run: RunFolder, artifacts: Sequence[str] | 
 
 def judge(
     report: Report,
-    budgets: Budgets,
+    budgets: Budgets | Sequence[Budget],
     made_by: MadeBy,
     *,
     baseline: Report | None = None,
@@ -76,6 +76,7 @@ def judge(
     Of `made_by` only the version enters the verdict, which therefore depends on nothing but the reports and the budgets.
     `today` only refuses: a waiver that ended before it is a `UsageError`; on every day before that the verdict is the same.
     """
+    budgets = budgets if isinstance(budgets, Budgets) else Budgets.of(budgets)
     if today is not None:
         budgets.refuse_expired(today)
     evidence = Evidence(report=report, baseline=baseline, devices=budgets.devices)

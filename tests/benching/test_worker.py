@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekd.benching import worker
-from edgekd.benching.worker import WorkerAnswer, WorkerPlan, batches_of, measure
+from edgekd.benching import earlier_worker as worker
+from edgekd.benching.earlier_worker import WorkerAnswer, WorkerPlan, batches_of, measure
 from edgekd.core.contracts import Backend, TimingPlan
 from edgekd.core.errors import EvidenceError, MachineError, UsageError
 from edgekd.core.parts import PartRef

@@ -12,7 +12,10 @@ from edgekd.core import parts
 from edgekd.core.contracts import Student, Teacher
 from edgekd.core.errors import UsageError
 
-TEACHERS: dict[str, dict[str, Any]] = {"timm": {"model": "vit_tiny_patch16_224", "weights": "random", "size": 32}}
+TEACHERS: dict[str, dict[str, Any]] = {
+    "timm": {"model": "vit_tiny_patch16_224", "weights": "random", "size": 32},
+    "stochastic_depth": {"model": "vit_tiny_patch16_224", "weights": "random", "size": 32, "drop": 0.2},
+}
 STUDENTS: dict[str, dict[str, Any]] = {"timm": {"model": "mobileone_s0", "weights": "random", "size": 32}}
 
 

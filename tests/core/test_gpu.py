@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from edgekd import inspection
+from edgekd import doctor
 from edgekd.core import gpu
 from edgekd.core.errors import MachineError
 
@@ -41,14 +41,14 @@ def test_a_driver_without_a_usable_gpu_is_told(
 def test_doctor_shows_the_gpu_or_why_there_is_none(tensorrt_fake: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one, its name and driver; without, the reason, and that TensorRT would be of no use here."""
     with tensorrt_fake.installed():
-        (line,) = [line for line in inspection.doctor() if line.startswith("gpu")]
+        (line,) = [line for line in doctor.doctor() if line.startswith("gpu")]
     assert line == "gpu      Fake GPU (compute capability 8.7), 8 GiB, driver for CUDA 13.2"
 
     def none() -> Any:
         raise OSError("no such library")
 
     monkeypatch.setattr(gpu, "_library", none)
-    lines = inspection.doctor()
+    lines = doctor.doctor()
     assert "gpu      none: there is no NVIDIA driver here (libcuda.so.1 cannot be loaded)" in lines
     missing = "missing  tensorrt: pip install 'edgekd[tensorrt]'; of use on a machine with an NVIDIA GPU only"
     assert missing in lines or any(line.startswith("ok       tensorrt") for line in lines)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import edgekd
 from edgekd.core import host
+from edgekd.core.machine import files, processors
 from edgekd.core.records import DeviceFacts
 
 GIB = 1 << 30
@@ -194,8 +195,8 @@ def test_nothing_to_read(tmp_path: Path) -> None:
 
 def test_system_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a system without /proc the interpreter's count of processors stands in."""
-    monkeypatch.setattr(host, "_CPUS", "no/such/folder")
-    monkeypatch.setattr(host, "_text", lambda path: None)
+    monkeypatch.setattr(processors, "CPUS", "no/such/folder")
+    monkeypatch.setattr(files, "text", lambda path: None)
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
     assert host.device_facts().logical_cores == 6
     assert host.usable_cores() == 6
@@ -305,8 +306,8 @@ def test_kernel_lists(cores_set: set[int]) -> None:
     """A list of processors is read whether it is written as single numbers or as ranges."""
     singles = ",".join(map(str, sorted(cores_set)))
     low, high = min(cores_set), max(cores_set)
-    assert host._listed(singles) == cores_set
-    assert host._listed(f"{low}-{high}") == set(range(low, high + 1))
+    assert files.listed(singles) == cores_set
+    assert files.listed(f"{low}-{high}") == set(range(low, high + 1))
 
 
 # ------------------------------------------------------------------------------------------------------------ memory

@@ -13,6 +13,7 @@ from torch import Tensor
 from edgekd.core.contracts import Batch
 from edgekd.distilling import losses
 from edgekd.distilling.losses import cross_entropy, dist, dkd, entropy, feature_mse, kl, linear_cka, logit_standard
+from edgekd.distilling.precision import full_precision
 
 LN3 = math.log(3)
 LABELS = torch.tensor([0, 2, 1, 4, 3, 0])
@@ -32,7 +33,13 @@ PAIRS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "channel_correlation": lambda s, t: losses.channel_correlation(s.unsqueeze(0), t.unsqueeze(0)),
     "queue_similarity": lambda s, t: losses.queue_similarity(s, t, QUEUE, temperature=0.07),
     "rkd": lambda s, t: losses.rkd(s, t, distance_weight=25.0, angle_weight=50.0),
+    "kl_to": full_precision(lambda s, t: losses.kl_to(s, torch.softmax(t / 2, dim=1), temperature=2.0)),
+    "feed": losses.feed,
+    "cosine_smooth_l1": lambda s, t: losses.cosine_smooth_l1(s, t, cosine_weight=0.9),
+    "log_euclidean": full_precision(lambda s, t: losses.log_euclidean(inner(s), inner(t), eps=0.05)),
 }
+# derived in test_losses_teachers.py: gradients to both sides, and B numbers instead of their mean
+ELSEWHERE = {"mmd", *(f"{name}_each" for name in ("cosine", "smooth_l1", "feature_mse", "cosine_smooth_l1"))}
 
 
 def batch(labels: list[int], *, mix: float = 1.0, partners: list[int] | None = None) -> Batch:
@@ -49,6 +56,11 @@ def batch(labels: list[int], *, mix: float = 1.0, partners: list[int] | None = N
 
 def rows(seed: int, *shape: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng(seed).normal(size=shape))
+
+
+def inner(x: Tensor) -> Tensor:
+    unit = torch.nn.functional.normalize(x, dim=1)
+    return unit @ unit.T
 
 
 def softmax(z: np.ndarray) -> np.ndarray:
@@ -244,6 +256,23 @@ def expected_rkd(s: np.ndarray, t: np.ndarray) -> float:
     return 25 * huber(distances(s) - distances(t)) + 50 * huber(angles(s) - angles(t))
 
 
+def unit_rows(x: np.ndarray) -> np.ndarray:
+    return x / np.sqrt((x**2).sum(axis=1, keepdims=True))
+
+
+def expected_cosine_smooth_l1(s: np.ndarray, t: np.ndarray) -> float:
+    d = np.abs(s - t)
+    return 0.9 * expected_cosine(s, t) + 0.1 * float(np.mean(np.where(d < 1, d * d / 2, d - 0.5)))
+
+
+def expected_log_euclidean(s: np.ndarray, t: np.ndarray) -> float:
+    def logarithm(x: np.ndarray) -> np.ndarray:
+        value, vector = np.linalg.eigh(unit_rows(x) @ unit_rows(x).T + 0.05 * np.eye(len(x)))
+        return (vector * np.log(value)) @ vector.T
+
+    return float(((logarithm(s) - logarithm(t)) ** 2).sum())
+
+
 EXPECTED: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "kl": expected_kl,
     "dkd": expected_dkd,
@@ -257,13 +286,17 @@ EXPECTED: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "channel_correlation": lambda s, t: expected_relation(s, t, divisor=len(s)),
     "queue_similarity": expected_queue,
     "rkd": expected_rkd,
+    "kl_to": expected_kl,  # both at T = 2
+    "feed": lambda s, t: float(np.abs(unit_rows(s) - unit_rows(t)).sum(axis=1).mean()),
+    "cosine_smooth_l1": expected_cosine_smooth_l1,
+    "log_euclidean": expected_log_euclidean,
 }
 
 
 def test_every_loss_of_the_module_is_derived_anew() -> None:
     """A loss that is added without a derivation and without the checks below fails here."""
-    public = {name for name, value in vars(losses).items() if getattr(value, "__module__", "") == losses.__name__}
-    assert {name for name in public if not name.startswith("_")} == {*PAIRS, "cross_entropy", "entropy", "linear_cka"}
+    public = {name for name in losses.__all__ if callable(getattr(losses, name))}
+    assert public == {*PAIRS, *ELSEWHERE, "cross_entropy", "entropy", "linear_cka"}
     assert set(PAIRS) == set(EXPECTED)
 
 

@@ -17,6 +17,7 @@ N = 40
 def without_sklearn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make scikit-learn look as if it were not installed."""
     monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "sklearn.manifold", None)  # else what another test imported would be found
 
 
 def clusters(width: int, *, seed: int = 0, count: int = N) -> Tensor:

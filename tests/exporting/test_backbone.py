@@ -172,12 +172,12 @@ def test_an_embedding_that_answers_otherwise_is_refused(
     write_checkpoint: Callable[..., Written], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that does not do what the student does leaves no record behind."""
-    from edgekd.exporting.backends import onnxruntime as runtime
+    from edgekd.exporting import running
 
     def turned(self: Any, image_BCHW: np.ndarray) -> np.ndarray:
-        return -self._session.run(None, {"image": image_BCHW})[0]
+        return -self._session.run(image_BCHW)[0]
 
-    monkeypatch.setattr(runtime._Session, "run", turned)
+    monkeypatch.setattr(running.RunnerSession, "run", turned)
     record, folder = write_checkpoint(SOURCE, TinyStudent())
     with pytest.raises(EvidenceError, match="answers otherwise than torch"):
         write(record, folder, tmp_path / "out", part=TinyStudent(), formats=("onnx",))

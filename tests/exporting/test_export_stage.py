@@ -19,6 +19,7 @@ from edgekd.core.errors import DataError, EvidenceError, IntegrityError, Machine
 from edgekd.core.images import prepare_batch
 from edgekd.core.records import Artifact, Checkpoint, MadeBy, TensorSpec
 from edgekd.core.store import checked_file, read_record
+from edgekd.core.thumbnails import read_thumbnails
 from edgekd.exporting import stage
 from edgekd.exporting.backends.onnxruntime import OnnxRuntime
 from edgekd.exporting.backends.torch import Torch
@@ -48,6 +49,7 @@ def export(
     source: TinySource = SOURCE,
     student: TinyStudent = STUDENT,
     once: stage.Reference | None = None,
+    pictures: bool = True,
 ) -> Artifact:
     return stage.export(
         reference=once or reference(checkpoint, source=source, student=student),
@@ -57,6 +59,7 @@ def export(
         from_={"checkpoint": checkpoint[0].digest()},
         made_by=MadeBy(version="0"),
         console=CONSOLE,
+        pictures=pictures,
     )
 
 
@@ -127,6 +130,9 @@ def test_turned_answers_are_listed_as_flips(checkpoint: Written, tmp_path: Path)
     assert [flip.image for flip in made.parity.flips] == [samples[3].id, samples[7].id]
     assert made.parity.top1_agreements == 7
     assert made.parity.logit_cosine_min == pytest.approx(-1, abs=1e-6)
+    assert set(read_thumbnails(made.flips, folder=tmp_path / "a")) == {samples[3].id, samples[7].id}
+    assert export(checkpoint, tmp_path / "b", FakeBackend(flip_every=4), pictures=False).flips is None
+    assert export(checkpoint, tmp_path / "c", FakeBackend()).flips is None
 
 
 def test_nan_answers_are_counted_and_wrong(checkpoint: Written, tmp_path: Path) -> None:

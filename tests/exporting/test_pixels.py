@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from edgekd.benching import stage as benching
-from edgekd.benching.worker import batches_of
+from edgekd.benching.earlier_worker import batches_of
 from edgekd.core.console import Console
 from edgekd.core.contracts import Backend, Exportable, Sample
 from edgekd.core.errors import DataError, UsageError

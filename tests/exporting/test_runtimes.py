@@ -11,10 +11,10 @@ from onnx import TensorProto, helper
 
 from edgekd.core.contracts import Backend
 from edgekd.core.errors import MachineError
-from edgekd.exporting.backends import onnxruntime as ort_backend
-from edgekd.exporting.backends import openvino as ov_backend
+from edgekd.exporting.backends import _onnxruntime_runner, _openvino_runner
+from edgekd.exporting.backends._openvino_runner import precision_hint
 from edgekd.exporting.backends.onnxruntime import OnnxRuntime
-from edgekd.exporting.backends.openvino import OpenVino, precision_hint
+from edgekd.exporting.backends.openvino import OpenVino
 from edgekd.testing import tiny_exportable, tiny_student
 
 NET = tiny_student()
@@ -46,7 +46,7 @@ def test_openvino_fp32_is_pinned_and_executed_in_fp32(tmp_path: Path) -> None:
 
     files = exported(OpenVino(), tmp_path)
     with OpenVino().open(tmp_path, files, threads=1) as session:
-        assert session._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
+        assert session._session.compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
         assert session.executed_precision == "fp32"
     core = openvino.Core()
     if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
@@ -68,7 +68,7 @@ def test_openvino_shows_bf16_when_it_runs_bf16(tmp_path: Path, monkeypatch: pyte
     import openvino
 
     files = exported(OpenVino(), tmp_path)
-    monkeypatch.setattr(ov_backend, "precision_hint", lambda *_: "bf16")
+    monkeypatch.setattr(_openvino_runner, "precision_hint", lambda *_: "bf16")
     if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         with OpenVino().open(tmp_path, files, threads=1) as session:
             assert "bf16" in session.executed_precision
@@ -110,7 +110,7 @@ def test_onnxruntime_gets_exactly_the_threads_asked(tmp_path: Path) -> None:
     files = exported(OnnxRuntime(), tmp_path)
     for threads in (1, 2):
         with OnnxRuntime().open(tmp_path, files, threads=threads) as session:
-            options = session._session.get_session_options()
+            options = session._session._session.get_session_options()
             assert (options.intra_op_num_threads, options.inter_op_num_threads) == (threads, 1)
 
 
@@ -144,11 +144,11 @@ def test_the_executed_precision_follows_the_weights_to_the_kernel(
     logits = helper.make_tensor_value_info("logits", cast_to or TensorProto.FLOAT16, (1, 2))
     graph = helper.make_graph([*casts, turned, product], "g", [image], [logits], [weight])
 
-    def load(path: Path, *, threads: int, optimised: Path | None = None) -> Any:
+    def load(path: str, *, threads: int, spin: bool = True, optimised: str = "") -> Any:
         onnx.save(helper.make_model(graph), optimised)
 
-    monkeypatch.setattr(ort_backend, "_load", load)
-    assert ort_backend._executed_precision(tmp_path / "model.onnx") == expected
+    monkeypatch.setattr(_onnxruntime_runner, "load", load)
+    assert _onnxruntime_runner.executed_precision(str(tmp_path / "model.onnx")) == expected
 
 
 def test_onnxruntime_writes_the_opset_asked(tmp_path: Path) -> None:

@@ -212,6 +212,7 @@ def artifact(
         ),
         accuracy=accuracy(correct),
         licences={"student": "Apache-2.0", "teacher": f"Apache-2.0{hostile}"},
+        macs=9_800_000,
     )
 
 
@@ -298,8 +299,11 @@ def rightness(correct: int, images: int = 240) -> list[bool]:
 def latencies(artifacts: tuple[Artifact, ...], *, hostile: str = "") -> tuple[LatencySummary, ...]:
     """Return a measurement of each artifact in a few numbers."""
     typical_ms = {"torch-fp32": 6.4, "onnxruntime-fp32": 1.31, "openvino-fp32": 0.93, "openvino-fp16": 0.96}
+    spent = {"cpu_ms": (2.1, 2.0, 2.2), "peak_rss_bytes": (90_000_000, 91_000_000, 90_500_000)}
     return tuple(
-        summarise(a.name, measurement(a, typical_ms=typical_ms.get(a.name, 2.0), hostile=hostile, seed=i))
+        summarise(a.name, measurement(a, typical_ms=typical_ms.get(a.name, 2.0), hostile=hostile, seed=i)).model_copy(
+            update=spent
+        )
         for i, a in enumerate(artifacts)
     )
 

@@ -48,7 +48,7 @@ class Script:
         if self.refused & set(taps):
             raise UsageError(f"{sorted(self.refused)[0]} cannot be kept")
         spec = lambda taps: FeatureSpec(name="scripted", shapes={tap: (WIDTHS[tap],) for tap in taps})  # noqa: E731
-        return tuple(SimpleNamespace(model=SimpleNamespace(spec=spec)) for _ in job.teachers)
+        return tuple(SimpleNamespace(spec_of=spec) for _ in job.teachers)
 
     def distill(self, job: Job, folder: Path, console: Any) -> Checkpoint:
         if len(self.trained) == self.stop_after:

@@ -6,16 +6,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Annotated
 
 from pydantic import Field, ValidationError
 
-from edgekd.benching.worker import Complaint, WorkerAnswer, WorkerPlan
+from edgekd.benching.earlier_worker import Complaint, WorkerAnswer, WorkerPlan
+from edgekd.benching.local_bench import LocalBench
 from edgekd.core import host
 from edgekd.core.console import printable
-from edgekd.core.contracts import Device, Samples, TimingPlan
+from edgekd.core.contracts import Device, Samples, TimingPlan, Workbench
 from edgekd.core.errors import EdgekdError, EvidenceError, IntegrityError, MachineError, UsageError
 from edgekd.core.records import Artifact, DeviceFacts
 
@@ -52,6 +53,12 @@ class Local(Device):
         cores, asked = host.usable_cores(), os.environ.get("OMP_NUM_THREADS", "")
         return min(cores, int(asked)) if asked.isascii() and asked.isdigit() and int(asked) > 0 else cores
 
+    @contextmanager
+    def ready(self) -> Iterator[Workbench]:
+        """Make a temporary folder for what workers need; it is gone afterwards."""
+        with tempfile.TemporaryDirectory(prefix="edgekd-bench-") as root:
+            yield LocalBench(Path(root), self.facts())
+
     def time(self, artifact: Artifact, folder: Path, plan: TimingPlan) -> Iterator[Samples]:
         """Yield the samples of each worker process; raise `MachineError` if one crashes, hangs or talks nonsense."""
         asked = WorkerPlan(
@@ -68,7 +75,7 @@ class Local(Device):
             yield self._one_worker(asked)
 
     def _one_worker(self, plan: WorkerPlan) -> Samples:
-        command = [sys.executable, "-P", "-m", "edgekd.benching.worker"]
+        command = [sys.executable, "-P", "-m", "edgekd.benching.earlier_worker"]
         with tempfile.TemporaryFile() as stderr:
             # A session of its own: Ctrl-C reaches the controller only, which then ends the worker and all it started.
             process = subprocess.Popen(

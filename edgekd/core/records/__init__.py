@@ -19,6 +19,7 @@ from edgekd.core.records.checkpoints import (
     TrainingFacts,
     licences_of_weights,
 )
+from edgekd.core.records.circumstances import Condition, Energy, Fingerprint, TelemetryLog, TelemetryRow
 from edgekd.core.records.measurements import DeviceFacts, LatencySummary, Measurement, WholeWay, WorkerSamples
 from edgekd.core.records.record import Fact, FileRef, MadeBy, Record, canonical_json, digest_of
 from edgekd.core.records.reports import (
@@ -43,12 +44,15 @@ __all__ = [
     "Candidate",
     "Checkpoint",
     "Comparison",
+    "Condition",
     "CurvePoint",
     "DataFacts",
     "DeviceFacts",
+    "Energy",
     "Fact",
     "FileRef",
     "Finding",
+    "Fingerprint",
     "Flip",
     "InputContract",
     "Interval",
@@ -66,6 +70,8 @@ __all__ = [
     "Representation",
     "StartFacts",
     "TeacherFacts",
+    "TelemetryLog",
+    "TelemetryRow",
     "TensorSpec",
     "TrainingFacts",
     "Verdict",

@@ -117,7 +117,8 @@ class Artifact(Record):
     """A student in the form that a runtime loads, with its parity and its accuracy through that runtime.
 
     Where it was made for another machine and has not run yet, `not_executed` says why and how to run it there; parity and
-    accuracy are then None, and no budget that asks for them passes. `macs` are the student's multiply-accumulates for one image.
+    accuracy are then None, and no budget that asks for them passes. `flips` is a file of small pictures of the worst images
+    that it answers differently; `macs` are the student's multiply-accumulates for one image.
     """
 
     kind: ClassVar[str] = "artifact"
@@ -139,6 +140,7 @@ class Artifact(Record):
     quantisation: Quantisation | None = None
     not_executed: str = ""
     macs: int | None = None
+    flips: FileRef | None = None
 
     @property
     def name(self) -> str:
@@ -161,4 +163,6 @@ class Artifact(Record):
             facts.pop("not_executed", None)
         if self.macs is None:
             facts.pop("macs", None)
+        if self.flips is None:
+            facts.pop("flips", None)
         return facts

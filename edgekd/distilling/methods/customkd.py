@@ -1,6 +1,6 @@
 """Teachers' features put into the student's terms, by its own head, before they are taught.
 
-Axes: B batch, N images, D feature width, K classes.
+Axes: B batch, N images, D feature width, K classes, V voices.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,8 +14,20 @@ from torch.nn import functional
 from edgekd.core.contracts import UNKNOWN_LABEL, Batch, FeatureSpec, Losses, Method, Needs
 from edgekd.core.errors import UsageError
 from edgekd.distilling.losses import cross_entropy, entropy
-from edgekd.distilling.methods._features import Distance, distance
+from edgekd.distilling.methods._features import Distance, distance, distance_each
 from edgekd.distilling.methods._logits import LogitMethod, Smoothing, Temperature, Weight
+from edgekd.distilling.methods._voices import (
+    Probability,
+    TeacherTap,
+    Voice,
+    Weights,
+    asked,
+    checked_weights,
+    dropping_generator,
+    share_of_each,
+    voices,
+    weighed,
+)
 from edgekd.distilling.methods.dist import Dist
 from edgekd.distilling.methods.dkd import Dkd
 from edgekd.distilling.methods.kd import Kd
@@ -42,9 +54,14 @@ class Customkd(Method):
     Weights, projectors, distance, P's optimiser and standardised teacher features are our choice: no code was published.
     `customise_every` and `customise_epochs` set the turns (the paper's best: one to one). `logits` adds a distance to the
     logits of linear probes on the teachers, at that method's own temperature unless one is given.
+
+    Each of several teachers has a P and a Q of its own, and so has each tap where `teacher_tap` gives a teacher a list; the
+    feature terms are their mean, by `weights`, and `drop` leaves teachers out image by image, never that with the largest loss.
     """
 
-    teacher_tap: str = "pooled"
+    teacher_tap: TeacherTap = "pooled"
+    weights: Weights | None = None
+    drop: Probability = 0.0
     standardise: bool = True
     projector: Projector = "linear"
     distance: Distance = "mse"
@@ -64,21 +81,27 @@ class Customkd(Method):
 
     def needs(self) -> Needs:
         """Ask for the input of the student's last layer, its logits, the teachers' tap, and their probes where matched."""
-        probe = () if self.logits == "none" else ("probe_logits",)
+        taps, by_teacher = asked(self.teacher_tap, *(() if self.logits == "none" else ("probe_logits",)))
         return Needs(
-            student_taps=(STUDENT_TAP, "logits"), teacher_taps=(self.teacher_tap, *probe), labels=True, feature_tap=STUDENT_TAP
+            student_taps=(STUDENT_TAP, "logits"),
+            teacher_taps=taps,
+            taps_by_teacher=by_teacher,
+            labels=True,
+            feature_tap=STUDENT_TAP,
         )
 
     def build(self, student: FeatureSpec, teachers: tuple[FeatureSpec, ...], classes: int) -> nn.Module:
         """Return the criterion; raise `UsageError` if a tap is not a vector."""
-        for spec, tap in ((student, STUDENT_TAP), *((teacher, self.teacher_tap) for teacher in teachers)):
+        spoken = voices(self.teacher_tap, len(teachers), method="customkd")
+        checked_weights(self.weights, count=len(spoken), method="customkd")
+        for spec, tap in ((student, STUDENT_TAP), *((teachers[voice.teacher], voice.tap) for voice in spoken)):
             if len(spec.shapes[tap]) != 1:
                 raise UsageError(
                     f"method customkd: the tap {tap!r} of {spec.name} has shape {spec.shapes[tap]}, a vector is needed",
                     mend="use a pooled tap: pooled, pre_logits, cls, patch_mean, last_<k>, or several joined by +",
                 )
-        widths_t = tuple(teacher.shapes[self.teacher_tap][0] for teacher in teachers)
-        return _Criterion(self, student.shapes[STUDENT_TAP][0], widths_t, classes)
+        widths_t = tuple(teachers[voice.teacher].shapes[voice.tap][0] for voice in spoken)
+        return _Criterion(self, student.shapes[STUDENT_TAP][0], widths_t, classes, spoken)
 
 
 class _Bridge(nn.Module):
@@ -105,9 +128,14 @@ class _Bridge(nn.Module):
 
 
 class _Criterion(nn.Module):
-    def __init__(self, method: Customkd, width_s: int, widths_t: tuple[int, ...], classes: int) -> None:
+    def __init__(
+        self, method: Customkd, width_s: int, widths_t: tuple[int, ...], classes: int, spoken: tuple[Voice, ...]
+    ) -> None:
         super().__init__()
         self.method = method
+        self.voices = spoken
+        self.weight_V = checked_weights(method.weights, count=len(spoken), method="customkd")
+        self.generator = dropping_generator()
         self.bridges = nn.ModuleList(_Bridge(method.projector, width_s, width_t) for width_t in widths_t)
         self.random_head = nn.Linear(width_s, classes).requires_grad_(False) if method.head == "random" else None
         self.logits = _logit_loss(method)
@@ -117,8 +145,8 @@ class _Criterion(nn.Module):
     def fit(self, teachers: Answers) -> None:
         """Take each channel's mean and standard deviation from the teachers' features of the training images."""
         if self.method.standardise:
-            for bridge, features in zip(self._each(), teachers, strict=True):
-                bridge.fit(features[self.method.teacher_tap])
+            for bridge, said_ND in self._heard(teachers):
+                bridge.fit(said_ND)
 
     # -------------------------------------------------------------------------------------------- first phase: P learns
     def begin_epoch(self, student: nn.Module, labelled: Labelled) -> Mapping[str, float]:
@@ -148,8 +176,8 @@ class _Criterion(nn.Module):
         weight_KD = head.weight.detach()
         bias_K = None if head.bias is None else head.bias.detach()
         losses, rights = [], []
-        for bridge, features in zip(self._each(), teachers, strict=True):
-            customised_BD = bridge.customise(bridge.target(features[self.method.teacher_tap]))
+        for bridge, said_BD in self._heard(teachers):
+            customised_BD = bridge.customise(bridge.target(said_BD))
             logits_BK = functional.linear(customised_BD, weight_KD, bias_K)
             losses.append(functional.cross_entropy(logits_BK, label_B))
             rights.append((logits_BK.detach().argmax(dim=1) == label_B).float().mean())
@@ -171,22 +199,17 @@ class _Criterion(nn.Module):
     @torch.no_grad()
     def customised(self, teachers: Answers) -> tuple[Tensor, ...]:
         """Return P(f_t) of each teacher: what the student is asked to see."""
-        pairs = zip(self._each(), teachers, strict=True)
-        return tuple(bridge.customise(bridge.target(features[self.method.teacher_tap])) for bridge, features in pairs)
+        return tuple(bridge.customise(bridge.target(said_BD)) for bridge, said_BD in self._heard(teachers))
 
     # ------------------------------------------------------------------------- second phase: the student, its head and Q
     def forward(self, student: Mapping[str, Tensor], teachers: Answers, batch: Batch) -> Losses:
         method, logits_BK = self.method, student["logits"]
         own_BD = student[STUDENT_TAP].float()
         customised_BD = self.customised(teachers)
-        near = [distance(method.distance, own_BD, target_BD) for target_BD in customised_BD]
-        far = [
-            distance(method.distance, bridge.general(own_BD), bridge.target(features[method.teacher_tap]))
-            for bridge, features in zip(self._each(), teachers, strict=True)
-        ]
+        near, far = self._feature_terms(own_BD, customised_BD, teachers)
         terms = {
-            "customised": (method.customised_weight, torch.stack(near).mean()),
-            "feature": (method.feature_weight, torch.stack(far).mean()),
+            "customised": (method.customised_weight, near),
+            "feature": (method.feature_weight, far),
             "ce": (method.label_weight, cross_entropy(logits_BK, batch, smoothing=method.label_smoothing)),
             "entropy": (method.entropy_weight, _unlabelled_entropy(logits_BK, batch)),
         }
@@ -198,6 +221,24 @@ class _Criterion(nn.Module):
         total = torch.stack(weighed).sum() if weighed else own_BD.sum() * 0.0
         parts = {name: term.detach() for name, (_, term) in terms.items()}
         return Losses(total=total, parts=parts | _monitors(own_BD, logits_BK, customised_BD))
+
+    def _feature_terms(self, own_BD: Tensor, customised_BD: tuple[Tensor, ...], teachers: Answers) -> tuple[Tensor, Tensor]:
+        """Return both distances over all voices: means, weighted, or what is left of them where teachers are dropped."""
+        method = self.method
+        near = [(own_BD, target_BD) for target_BD in customised_BD]
+        far = [(bridge.general(own_BD), bridge.target(said_BD)) for bridge, said_BD in self._heard(teachers)]
+        if method.drop > 0 and self.training and len(near) > 1:
+            near_BV = torch.stack([distance_each(method.distance, *pair) for pair in near], dim=1)
+            far_BV = torch.stack([distance_each(method.distance, *pair) for pair in far], dim=1)
+            both_BV = method.customised_weight * near_BV + method.feature_weight * far_BV
+            share_BV = share_of_each(both_BV.detach(), self.weight_V, probability=method.drop, generator=self.generator)
+            return (share_BV * near_BV).sum(), (share_BV * far_BV).sum()
+        near_V, far_V = (torch.stack([distance(method.distance, *pair) for pair in pairs]) for pairs in (near, far))
+        return weighed(near_V, self.weight_V), weighed(far_V, self.weight_V)
+
+    def _heard(self, teachers: Answers) -> Iterator[tuple[_Bridge, Tensor]]:
+        """Return each voice's bridge and what it said."""
+        return ((bridge, voice.said(teachers)) for bridge, voice in zip(self._each(), self.voices, strict=True))
 
     def _each(self) -> Iterator[_Bridge]:
         return (cast(_Bridge, bridge) for bridge in self.bridges)

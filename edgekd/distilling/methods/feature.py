@@ -5,10 +5,18 @@ from typing import Literal
 from torch import Tensor, nn
 
 from edgekd.core.contracts import FeatureSpec
-from edgekd.distilling.methods._features import Distance, FeatureMethod, FittedMatch, Match, Standardise, distance
+from edgekd.distilling.methods._features import (
+    Distance,
+    DroppingMethod,
+    FittedMatch,
+    Match,
+    Standardise,
+    distance,
+    distance_each,
+)
 
 
-class Feature(FeatureMethod):
+class Feature(DroppingMethod):
     """Distance of projected features to the teacher's, standardised per channel (FitNets, 2015).
 
     The projector is a linear layer, or with `mlp` Linear, LayerNorm, GELU, Linear at the teacher's width. `distance` is the
@@ -18,9 +26,9 @@ class Feature(FeatureMethod):
     distance: Distance = "mse"
     projector: Literal["linear", "mlp"] = "linear"
 
-    def match(self, student: FeatureSpec, teacher: FeatureSpec) -> Match:
+    def match(self, student: FeatureSpec, teacher: FeatureSpec, tap: str) -> Match:
         """Return the match with its projector."""
-        return _Projected(self, *self.widths(student, teacher))
+        return _Projected(self, *self.widths(student, teacher, tap))
 
 
 class _Projected(FittedMatch):
@@ -38,3 +46,6 @@ class _Projected(FittedMatch):
 
     def forward(self, student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
         return distance(self.kind, self.projector(student_BD), self.target(teacher_BD))
+
+    def each(self, student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
+        return distance_each(self.kind, self.projector(student_BD), self.target(teacher_BD))

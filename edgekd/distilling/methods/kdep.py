@@ -5,14 +5,15 @@ from dataclasses import replace
 from math import ceil
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from edgekd.core.contracts import FeatureSpec, Needs
 from edgekd.core.errors import UsageError
 from edgekd.distilling.losses import spectral
-from edgekd.distilling.methods._features import Distance, FeatureMethod, FittedMatch, Match, distance
+from edgekd.distilling.methods._features import Distance, DroppingMethod, FittedMatch, Match, distance, distance_each
 from edgekd.distilling.methods._logits import Weight
+from edgekd.distilling.methods._voices import TeacherTap
 from edgekd.distilling.targets import Target
 
 Positive = Annotated[float, Field(gt=0)]
@@ -34,7 +35,7 @@ TEACHERS_WIDTH = ("raw", "standardise")
 AMPLIFYING = ("svd_pts", "svd_std", "svd_std_sorted", "whiten")  # what hardly varies would become as loud as the rest
 
 
-class Kdep(FeatureMethod):
+class Kdep(DroppingMethod):
     """Features before the last activation against the teacher's SVD, scaled by a root (KDEP, 2022).
 
     Pre-training without labels, projector or head: the student's own pooled features are the answer.
@@ -51,6 +52,9 @@ class Kdep(FeatureMethod):
     - `on_wider_student`: the paper has no student wider than its teacher. `refuse` says how to widen the teacher's vector;
       `first_channels` teaches as many channels as the target has and leaves the others free; `projector` puts a linear layer
       d_s -> d_t behind the student.
+    - Several teachers: each has a target of its own (basis or projector) that the same student features meet; the loss is
+      their mean, by `weights`, and `drop` leaves teachers out image by image (not with `spectral`, which has no loss of an
+      image).
     - `dim` (ours): take fewer directions than would fit; without it they are min(d_s, d_t), as published.
 
     Scaled up, directions that hardly vary would be noise: those targets are refused on fewer than 10 rows of features a
@@ -58,7 +62,7 @@ class Kdep(FeatureMethod):
     """
 
     student_tap: str = "pre_act"
-    teacher_tap: str = "cls+patch_mean"
+    teacher_tap: TeacherTap = "cls+patch_mean"
     label_weight: Weight = 0.0
     target: Alignment = "svd_pts"
     exponent: Annotated[float, Field(ge=1)] = 3.0
@@ -71,18 +75,24 @@ class Kdep(FeatureMethod):
     dim: Annotated[int, Field(ge=1)] | None = None
     fit_samples: Annotated[int, Field(ge=2)] = 65536
 
+    @model_validator(mode="after")
+    def _an_image_has_a_loss(self) -> "Kdep":
+        if self.drop > 0 and self.loss == "spectral":
+            raise ValueError("`drop` leaves teachers out image by image, and `loss: spectral` is one number a batch")
+        return self
+
     def needs(self) -> Needs:
         """Ask for the taps, and for enough features to know the covariance."""
         return replace(super().needs(), fit_samples=self.fit_samples)
 
-    def match(self, student: FeatureSpec, teacher: FeatureSpec) -> Match:
+    def match(self, student: FeatureSpec, teacher: FeatureSpec, tap: str) -> Match:
         """Return the match; raise `UsageError` if the student's vector does not fit the teacher's."""
-        width_s, width_t = self.widths(student, teacher)
+        width_s, width_t = self.widths(student, teacher, tap)
         if width_s > width_t and self.target not in ANY_WIDTH and self.on_wider_student == "refuse":
-            raise self._too_wide(student, teacher)
+            raise self._too_wide(student, teacher, tap)
         if width_s < width_t and self.target in TEACHERS_WIDTH:
             raise UsageError(
-                f"method kdep: `target: {self.target}` keeps all {width_t} channels of {teacher.name}'s {self.teacher_tap},"
+                f"method kdep: `target: {self.target}` keeps all {width_t} channels of {teacher.name}'s {tap},"
                 f" and the student's {self.student_tap} has {width_s}",
                 mend="use a target of the student's width (svd_pts, svd, select, interpolate, ...) or `target: learned`",
             )
@@ -95,12 +105,12 @@ class Kdep(FeatureMethod):
             )
         return _Aligned(self, width_s, width_t)
 
-    def _too_wide(self, student: FeatureSpec, teacher: FeatureSpec) -> UsageError:
-        width_s, width_t = self.widths(student, teacher)
+    def _too_wide(self, student: FeatureSpec, teacher: FeatureSpec, tap: str) -> UsageError:
+        width_s, width_t = self.widths(student, teacher, tap)
         return UsageError(
             f"method kdep: the student's {self.student_tap} has d_s = {width_s} channels and"
-            f" {teacher.name}'s {self.teacher_tap} only d_t = {width_t}, so {width_s - width_t} of them have no target",
-            mend=f"widen the teacher's vector with `teacher_tap: {widened(self.teacher_tap, width_t=width_t, width_s=width_s)}`"
+            f" {teacher.name}'s {tap} only d_t = {width_t}, so {width_s - width_t} of them have no target",
+            mend=f"widen the teacher's vector with `teacher_tap: {widened(tap, width_t=width_t, width_s=width_s)}`"
             f" (a ViT's), or set `on_wider_student: first_channels` (the last {width_s - width_t} channels stay free)"
             f" or `on_wider_student: projector` (a linear layer {width_s} -> {width_t} behind the student)",
         )
@@ -150,7 +160,15 @@ class _Aligned(FittedMatch):
 
     def forward(self, student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
         method, target_BK = self.method, self.target(teacher_BD)
-        answer_BK: Tensor = self.projector(student_BD)[:, : self.width]
+        answer_BK = self._answer(student_BD)
         if method.loss == "spectral":
             return spectral(answer_BK, target_BK, eps=method.eps, beta=method.beta)
         return distance(method.loss, answer_BK, target_BK)
+
+    def each(self, student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
+        assert self.method.loss != "spectral"
+        return distance_each(self.method.loss, self._answer(student_BD), self.target(teacher_BD))
+
+    def _answer(self, student_BD: Tensor) -> Tensor:
+        answer_BK: Tensor = self.projector(student_BD)[:, : self.width]
+        return answer_BK

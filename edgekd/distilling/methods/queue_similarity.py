@@ -34,9 +34,9 @@ class QueueSimilarity(FeatureMethod):
         """Ask for the taps, and for as many features as the queue holds."""
         return replace(super().needs(), fit_samples=self.queue)
 
-    def match(self, student: FeatureSpec, teacher: FeatureSpec) -> Match:
+    def match(self, student: FeatureSpec, teacher: FeatureSpec, tap: str) -> Match:
         """Return the match with its head and its queue."""
-        return _Queue(self, *self.widths(student, teacher))
+        return _Queue(self, *self.widths(student, teacher, tap))
 
 
 class _Queue(FittedMatch):

@@ -18,7 +18,7 @@ class Rkd(FeatureMethod):
     distance_weight: Weight = 25.0
     angle_weight: Weight = 50.0
 
-    def match(self, student: FeatureSpec, teacher: FeatureSpec) -> Match:
+    def match(self, student: FeatureSpec, teacher: FeatureSpec, tap: str) -> Match:
         """Return the match, which has no weights."""
         return _Relations(distance_weight=self.distance_weight, angle_weight=self.angle_weight)
 

@@ -17,7 +17,7 @@ class SimilarityPreserving(FeatureMethod):
 
     weight: Weight = 3000.0
 
-    def match(self, student: FeatureSpec, teacher: FeatureSpec) -> Match:
+    def match(self, student: FeatureSpec, teacher: FeatureSpec, tap: str) -> Match:
         """Return the match, which has no weights."""
         return _Similarities()
 

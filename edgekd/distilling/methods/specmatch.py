@@ -28,9 +28,9 @@ class Specmatch(FeatureMethod):
     beta: Annotated[float, Field(gt=0, le=1)] = 1 / 3
     scale: Literal["unit", "none"] = "unit"
 
-    def match(self, student: FeatureSpec, teacher: FeatureSpec) -> Match:
+    def match(self, student: FeatureSpec, teacher: FeatureSpec, tap: str) -> Match:
         """Return the match with its head."""
-        return _Components(self, *self.widths(student, teacher))
+        return _Components(self, *self.widths(student, teacher, tap))
 
 
 class _Components(FittedMatch):

@@ -1,9 +1,8 @@
 """OpenVINO."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
@@ -13,25 +12,21 @@ from edgekd.core.parts import need_packages
 from edgekd.core.plan import Quantise
 from edgekd.core.records import TensorSpec
 from edgekd.exporting import inspect
+from edgekd.exporting.backends import _openvino_runner
+from edgekd.exporting.backends._openvino_runner import reason
 from edgekd.exporting.interface import (
     FREE_BATCH,
     Batch,
     Inputs,
     Resize,
-    check_input,
     check_resize,
     fed_as,
     properties,
     refuse_int8,
 )
-
-if TYPE_CHECKING:
-    import numpy as np
+from edgekd.exporting.running import RunnerSession
 
 _XML, _BIN = "model.xml", "model.bin"
-_DEVICE = "CPU"
-_PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "I8": "int8", "i8": "int8", "u8": "int8"}
-_COMPUTING = {"Convolution", "FullyConnected", "MatMul"}
 
 
 class OpenVino(Backend):
@@ -95,7 +90,7 @@ class OpenVino(Backend):
         try:
             model = openvino.Core().read_model(graph.serialized(onnx_model))
         except RuntimeError as error:
-            raise UsageError(f"openvino {openvino.__version__} cannot read this model: {_reason(error)}") from error
+            raise UsageError(f"openvino {openvino.__version__} cannot read this model: {reason(error)}") from error
         _name_by_position(model)
         return model
 
@@ -113,7 +108,7 @@ class OpenVino(Backend):
         try:
             openvino.save_model(model, folder / _XML, compress_to_fp16=self.precision == "fp16")
         except RuntimeError as error:
-            raise MachineError(f"{folder / _XML}: openvino cannot write it: {_reason(error)}") from error
+            raise MachineError(f"{folder / _XML}: openvino cannot write it: {reason(error)}") from error
         return ExportedFiles(
             files=(_XML, _BIN),
             inputs=tuple(pixels.spec_of_photographs(_spec(port)) for port in model.inputs),
@@ -129,73 +124,15 @@ class OpenVino(Backend):
         elif not inspect.is_xml(path):
             raise IntegrityError(f"{path}: is not a graph that openvino wrote", mend="export it again")
 
-    def open(self, folder: Path, files: Sequence[str], *, threads: int) -> "_Session":
+    def open(self, folder: Path, files: Sequence[str], *, threads: int) -> RunnerSession:
         """Compile the graph for latency, one stream, with the precision pinned."""
         need_packages(self)
         self.inspect(folder, files)
-        return _Session(folder / files[0], precision=self.precision, threads=threads)
+        return RunnerSession(_openvino_runner, folder, files, threads=threads, options={"precision": self.precision})
 
-
-class _Session:
-    def __init__(self, path: Path, *, precision: str, threads: int) -> None:
-        import openvino
-
-        core = openvino.Core()
-        hint = precision_hint(precision, core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"))
-        wanted = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": 1,
-            "INFERENCE_NUM_THREADS": threads,
-            "INFERENCE_PRECISION_HINT": hint,
-        }
-        try:
-            self._compiled: Any = core.compile_model(core.read_model(path), _DEVICE, wanted)
-        except RuntimeError as error:
-            raise MachineError(f"{path}: openvino {openvino.__version__} cannot load it: {_reason(error)}") from error
-        self._check_taken(path, hint=hint, threads=threads)
-        self.executed_on = "+".join(self._compiled.get_property("EXECUTION_DEVICES"))
-        self.runtime = f"openvino {openvino.__version__.partition('-')[0]}"
-        self._request: Any = self._compiled.create_infer_request()
-        image = _spec(self._compiled.inputs[0])
-        self._shape, self._dtype = image.shape, image.dtype
-
-    @property
-    def executed_precision(self) -> str:
-        """Return what convolutions and matrix products are computed in, read from the compiled graph."""
-        layers = [node.get_rt_info() for node in self._compiled.get_runtime_model().get_ops()]
-        # The kernel's name ends in what it computes in; `runtimePrecision` may name the type of stored weights instead.
-        kernels = [_plain(layer["primitiveType"]) for layer in layers if _plain(layer["layerType"]) in _COMPUTING]
-        found = {_PRECISIONS.get(name, name) for name in (kernel.rpartition("_")[2] for kernel in kernels)}
-        return "+".join(sorted(found)) or "unknown"
-
-    def run(self, image_BCHW: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-        check_input(image_BCHW, self._shape, self._dtype)
-        if self._request is None:
-            raise RuntimeError("this session is closed")
-        self._request.infer([image_BCHW], share_inputs=True)
-        logits_BK: np.ndarray[Any, Any] = self._request.get_output_tensor(0).data.copy()
-        return logits_BK
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self._request = None
-        self._compiled = None
-
-    def _check_taken(self, path: Path, *, hint: str, threads: int) -> None:
-        taken_threads = self._compiled.get_property("INFERENCE_NUM_THREADS")
-        taken_hint = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-        if (taken_threads, taken_hint) != (threads, hint):
-            raise MachineError(
-                f"{path}: asked for {threads} threads and {hint}, openvino took {taken_threads} and {taken_hint}",
-                mend="ask for no more threads than this machine has cores",
-            )
-
-
-def precision_hint(precision: str, capabilities: Collection[str]) -> str:
-    """Return what to pin: float16 only on a CPU that computes it, else float32; asked for it elsewhere, openvino takes bf16."""
-    return "f16" if precision == "fp16" and "FP16" in capabilities else "f32"
+    def runner_file(self) -> Path:
+        """Return the file that opens models with OpenVINO without edgekd."""
+        return Path(_openvino_runner.__file__)
 
 
 def _name_by_position(model: Any) -> None:
@@ -208,12 +145,3 @@ def _name_by_position(model: Any) -> None:
 def _spec(port: Any) -> TensorSpec:
     shape = tuple(side.get_length() if side.is_static else FREE_BATCH for side in port.get_partial_shape())
     return TensorSpec(name=port.get_any_name(), shape=shape, dtype=port.get_element_type().to_dtype().name)
-
-
-def _plain(value: Any) -> str:
-    return str(value.value if hasattr(value, "value") else value)
-
-
-def _reason(error: RuntimeError) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -99,7 +99,7 @@ def decide_across(
 def decide_absolute(
     summary: LatencySummary, subject: str, said: Said, *, quantity: Quantity, written: str, share: float
 ) -> Finding:
-    """Decide a limit by Student's t on the logarithms of the processes' figures; `share` of the error is left to a fail."""
+    """Decide a limit by Student's t on the logarithms of the processes' figures; a fail may use `share` of the error."""
     own, value, alpha = quantity.own(summary), quantity.point(summary), said.alpha or sequential.ALPHA
     assert value is not None
     blur = 1.0 if summary.trusted else summary.blur or 1.0

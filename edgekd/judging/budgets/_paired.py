@@ -26,8 +26,9 @@ def judged(said: Said, model: Model, other: Model, name: str, *, gain: bool) -> 
         outcome = "pass" if low >= margin else "fail" if high < margin else "inconclusive"
     shown = [f"{100 * value:+.2f}" for value in ((won - lost) / images, low, high)]
     because = (
-        f"{model.name} against {other.name} on the same {images:,} images: {won:,} are right with the first only, {lost:,} with "
-        f"the second only, {shown[0]} points, with {100 - 100 * alpha:g} % confidence at least {shown[1]} and at most {shown[2]} "
+        f"{model.name} against {other.name} on the same {images:,} images: {won:,} are right with the first only, "
+        f"{lost:,} with the second only, {shown[0]} points, with {100 - 100 * alpha:g} % confidence at least {shown[1]} and at "
+        f"most {shown[2]} "
         f"(exact McNemar p {min(p_better, p_worse):.2g}, one-sided); {_asked(outcome, margin, gain)}."
     )
     return said.found(

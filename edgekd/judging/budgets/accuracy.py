@@ -57,7 +57,7 @@ class AccuracyLimit(OfArtifacts):
     """
 
     metrics: ClassVar[tuple[str, ...]] = tuple(f"accuracy.{name}" for name in _WORDS)
-    metric: Metric
+    metric: Metric = "accuracy.top1"
     min: units.OpenShareText | None = None
     max: Annotated[float, Field(gt=0)] | units.OpenShareText | None = None
     max_drop: Drop | None = None

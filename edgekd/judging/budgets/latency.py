@@ -47,7 +47,7 @@ class Latency(ProcessLimit):
     """
 
     metrics: ClassVar[tuple[str, ...]] = tuple(_QUANTITIES)
-    metric: Metric
+    metric: Metric = "latency.p50"
     max: units.TimeText | None = None
 
     @model_validator(mode="after")

@@ -26,7 +26,7 @@ class ParityLimit(OfArtifacts):
     """
 
     metrics: ClassVar[tuple[str, ...]] = tuple(f"parity.{name}" for name in _ALLOWED)
-    metric: Literal["parity.top1_agreement", "parity.cosine", "parity.max_abs"]
+    metric: Literal["parity.top1_agreement", "parity.cosine", "parity.max_abs"] = "parity.top1_agreement"
     min: Share | Cosine | dict[Precision, Share | Cosine] | None = None
     min_counted: units.ShareText | None = None
     max: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
