@@ -169,9 +169,8 @@ def resolve(section: BudgetsSection, document: Document, *, at: KeyPath, listed:
     entries = at if listed else (*at, "budgets")
     checks: list[Check] = []
     for index, entry in enumerate(section.budgets):
-        made = _checks_of(entry, section, document, (*entries, index), at)
-        _refuse_namesake(made[0], checks, document, (*entries, index))
-        checks += made
+        _refuse_namesake(_name(entry), checks, document, (*entries, index))
+        checks += _checks_of(entry, section, document, (*entries, index), at)
     known = {check.id for check in checks}
     for index, waiver in enumerate(section.waivers):
         _refuse_unknown(waiver.budget, known, document.where((*at, "waivers", index, "budget")))
@@ -189,10 +188,14 @@ def _checks_of(
     entry: Mapping[str, Any], section: BudgetsSection, document: Document, at: KeyPath, root: KeyPath
 ) -> list[Check]:
     """Return a budget, without the devices that change it, and its changed form for each of these."""
-    name = str(entry.get("id") or entry.get("metric"))
+    name = _name(entry)
     changed = {device: rule.overrides[name] for device, rule in section.devices.items() if name in rule.overrides}
-    except_ = {"except_devices": tuple(changed)} if changed else {}
-    found = [_check({**entry, **except_}, section.defaults, document, at)]
+    found = [_check(entry, section.defaults, document, at)]
+    if changed and "except_devices" not in type(found[0].budget).model_fields:
+        where = document.where((*root, "devices", next(iter(changed)), "overrides", name))
+        raise UsageError(f"{where}: `{name}` is about no device, so none can change it")
+    if changed:
+        found = [_check({**entry, "except_devices": tuple(changed)}, section.defaults, document, at)]
     for device, changes in changed.items():
         here: KeyPath = (*root, "devices", device, "overrides", name)
         own = [key for key in ("id", "metric", "device", "except_devices") if key in changes]
@@ -255,13 +258,15 @@ def _refuse_unknown_keys(options: Mapping[str, Any], cls: type[Budget], document
             raise UsageError(f"{where}: unknown key `{shown}`.{nearest(key, known)} Known here: {', '.join(known)}.")
 
 
-def _refuse_namesake(check: Check, earlier: Sequence[Check], document: Document, at: KeyPath) -> None:
-    first = next((one for one in earlier if one.id == check.id), None)
+def _name(entry: Mapping[str, Any]) -> str:
+    return str(entry.get("id") or entry.get("metric"))
+
+
+def _refuse_namesake(name: str, earlier: Sequence[Check], document: Document, at: KeyPath) -> None:
+    first = next((one for one in earlier if one.id == name), None)
     if first is not None:
         also = f" (line {first.line})" if first.line else ""
-        raise UsageError(
-            f"{document.where(at)}: another budget is called {check.id!r}{also}", mend="give each an `id` of its own"
-        )
+        raise UsageError(f"{document.where(at)}: another budget is called {name!r}{also}", mend="give each an `id` of its own")
 
 
 def _refuse_unknown(name: str, known: set[str], where: str) -> None:

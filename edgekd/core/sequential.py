@@ -130,9 +130,9 @@ def decide_many(
 def _check(log_ratios: Sequence[float], max_ratio: float, min_effect: float, unchanged: float, fail_share: float) -> None:
     if not all(map(math.isfinite, log_ratios)):
         raise ValueError("a log-ratio is not a finite number")
-    if not (0 < unchanged <= max_ratio and math.isfinite(max_ratio) and min_effect >= 0 and 0 < fail_share <= 1):
+    if not (0 < unchanged <= max_ratio and math.isfinite(max_ratio) and min_effect >= 0 and 0 < fail_share * ALPHA < 0.5):
         raise ValueError(
-            f"0 < unchanged <= max_ratio, min_effect >= 0 and 0 < fail_share <= 1 are needed; got {unchanged}, {max_ratio}, "
+            f"0 < unchanged <= max_ratio, min_effect >= 0 and 0 < fail_share < 50 are needed; got {unchanged}, {max_ratio}, "
             f"{min_effect} and {fail_share}"
         )
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import pytest
 
 from edgekd.core import parts
+from edgekd.core.config import frozen
 from edgekd.core.contracts import Budget
 from edgekd.core.evidence import Evidence
 from edgekd.core.records import Finding, MadeBy, Report, Verdict
@@ -33,7 +34,7 @@ NAMES = parts.names("budget")
 
 def made(name: str, options: dict[str, Any]) -> Budget:
     """Return a budget as a recipe would make it."""
-    return parts.load("budget", name).model_validate(options)
+    return parts.load("budget", name).model_validate(frozen(options))
 
 
 def facts(report: Report) -> Evidence:

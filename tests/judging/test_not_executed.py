@@ -68,7 +68,7 @@ def wholly(report: Report) -> Report:
 @pytest.mark.parametrize("budget", BUDGETS, ids=lambda budget: budget.ref().use)
 def test_no_budget_passes_what_did_not_run(partly: Report, budget: Budget) -> None:
     """Limits that anything would keep: inconclusive all the same, with the reason; size too, the engine is not built."""
-    findings = budget.check(partly)
+    findings = budget.check(Evidence(report=partly))
     assert {finding.outcome for finding in findings} == {"inconclusive"}
     assert all(finding.value is None and WHY in finding.because for finding in findings)
 
@@ -87,10 +87,10 @@ def test_what_failed_still_fails(partly: Report) -> None:
     assert stage.judge(partly, (Size(max="1B"),), MADE_BY).exit_code == 1
 
 
-@pytest.mark.parametrize("of", ["all", "*"])
-def test_accuracy_of_all_counts_it(wholly: Report, of: str) -> None:
-    """`of: all` does not fall back to the student's own accuracy."""
-    (finding,) = AccuracyLimit(min="1%", of=of).check(wholly)
+@pytest.mark.parametrize("of", ["artifacts", None])
+def test_accuracy_of_all_counts_it(wholly: Report, of: str | None) -> None:
+    """Artifacts do not fall back to the student's own accuracy."""
+    (finding,) = AccuracyLimit(min="1%", of=of).check(Evidence(report=wholly))
     assert (finding.subject, finding.outcome) == ("tensorrt-fp32", "inconclusive")
 
 

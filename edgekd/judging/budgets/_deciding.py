@@ -90,7 +90,7 @@ def decide_across(
         p_value=sequential.p_above(difference - zero, error, degrees) if beyond else 1.0,
         pairs=min(len(now), len(then)),
         arithmetic=(
-            f"mean ln(artifact / reference): {sequential.mean_of(now):.4f} here, {sequential.mean_of(then):.4f} in the baseline",
+            f"mean ln(artifact / reference): {sequential.mean_of(now):.4f} here, {sequential.mean_of(then):.4f} there",
             f"difference {difference:.4f}, standard error {error:.4f}, {degrees:.1f} degrees of freedom (Welch)",
         ),
     )

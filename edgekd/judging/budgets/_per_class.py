@@ -50,7 +50,8 @@ def judged(said: Said, model: Model, other: Model) -> Finding:
     untestable = [one for one in classes if one.provable > margin]
     because = (
         f"{model.name} against {other.name}, {wording.counted(len(classes), 'class', 'classes')}, at most "
-        f"{100 * margin:g} points in each: {told}. The largest drop is {100 * worst.drop:+.1f} points ({worst.name}, {worst.images:,} images)."
+        f"{100 * margin:g} points in each: {told}. The largest drop is {100 * worst.drop:+.1f} points "
+        f"({worst.name}, {worst.images:,} images)."
     )
     if untestable:
         because += (

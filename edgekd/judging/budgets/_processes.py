@@ -149,8 +149,8 @@ class ProcessLimit(OfMeasurements):
                 f"{quantity.words} of {summary.artifact} over {other.artifact} ({other.arm})"
             ),
             (
-                f"looks at {', '.join(map(str, sequential.LOOKS))} pairs; fail: lower bound above {ratio.unchanged:g} and ratio "
-                f"above {ratio.unchanged * (1 + ratio.effect):.4g}; pass: upper bound below {ratio.value:g}"
+                f"looks at {', '.join(map(str, sequential.LOOKS))} pairs; fail: lower bound above {ratio.unchanged:g} and "
+                f"ratio above {ratio.unchanged * (1 + ratio.effect):.4g}; pass: upper bound below {ratio.value:g}"
             ),
             (
                 f"at {decision.look} pairs: ratio {or_dash(decision.ratio)}, bounds {or_dash(decision.low)} and "

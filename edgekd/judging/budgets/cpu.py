@@ -11,9 +11,9 @@ from edgekd.judging.budgets._subjects import exactly_one
 
 
 class Cpu(ProcessLimit):
-    """A query takes at most `max` (40ms) of processor time, over all threads, or at most `max_ratio` times as much.
+    """A query takes at most `max` (40ms) of processor time, or `max_ratio` times the other's.
 
-    The processes' own figures are decided as those of `latency` are.
+    Over all threads. The processes' own figures are decided as those of `latency` are.
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("cpu.seconds",)

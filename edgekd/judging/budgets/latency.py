@@ -40,7 +40,7 @@ _QUANTITIES: dict[str, tuple[str, _Point, _Own]] = {
 
 
 class Latency(ProcessLimit):
-    """A query takes at most `max` (20ms), or at most `max_ratio` times the baseline's or the reference model's.
+    """A query takes at most `max` (20ms), or `max_ratio` times the baseline's or the reference's.
 
     p50, p90, p95 and p99 of a query, p50 of the way from photograph to classes (e2e), first inference, and loading. Bounds are
     one-sided with error `alpha`; where several of these budgets are judged at once, their fails share that error (Holm).

@@ -12,7 +12,7 @@ from edgekd.judging.budgets._subjects import OfArtifacts, Said, exactly_one
 
 
 class Macs(OfArtifacts):
-    """One image takes at most `max` (300M) multiply-accumulates, or at most `max_ratio` times the baseline's.
+    """One image takes at most `max` (300M) multiply-accumulates, or `max_ratio` times the baseline's.
 
     Counted at export over convolutions and matrix products; exact, and no measure of latency.
     """

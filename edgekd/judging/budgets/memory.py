@@ -11,9 +11,9 @@ from edgekd.judging.budgets._subjects import exactly_one
 
 
 class Memory(ProcessLimit):
-    """A process that runs the model has at most `max` (300MB) in memory at its peak, or `max_ratio` times as much.
+    """A process takes at most `max` (300MB) of memory, or `max_ratio` times the other's.
 
-    Interpreter and runtime are part of it. The processes' own figures are decided as those of `latency` are.
+    At its peak; interpreter and runtime are part of it. The processes' own figures are decided as those of `latency` are.
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("memory.peak_rss",)

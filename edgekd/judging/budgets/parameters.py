@@ -13,9 +13,9 @@ from edgekd.judging.budgets._subjects import Said, exactly_one
 
 
 class Parameters(Budget):
-    """The student has at most `max` (3M) weights, or `max_ratio` times those of the baseline's or the largest teacher.
+    """The student has at most `max` (3M) weights, or `max_ratio` times those of baseline or teacher.
 
-    The comparison is exact.
+    The comparison is exact; of several teachers it is with the largest.
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("parameters",)
