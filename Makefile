@@ -25,9 +25,13 @@ test: $(TEST_READY)  ## install what the tests need and run them
 
 check: lint types test coverage bundle  ## everything that CI asks: style, types, tests, coverage
 
-lint: $(TEST_READY)  ## style
+lint: $(TEST_READY)  ## style, shell scripts, workflows
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/shellcheck deploy/ci/gate.sh .ci/run
+	$(BIN)/zizmor --offline --no-progress --quiet .github/workflows/*.yml deploy/ci/github-*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml deploy/ci/github-*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.gitlab-ci --data-transform gitlab-ci deploy/ci/gitlab-ci.yml
 
 types: $(TEST_READY)  ## types
 	$(BIN)/mypy

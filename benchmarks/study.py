@@ -5,8 +5,9 @@
     python benchmarks/study.py kdep_imagenette --data DIR --images 8000,16000,32000 a plot against images seen
 
 A row is one YAML of `studies/<study>/`; a row called `start` is run first, and the others begin with its checkpoint of the same
-seed. `DATA/` in a recipe stands for the folder given by `--data` (or EDGEKD_DATA). What is done is kept, so the command can be
-stopped and given again. Every run is `edgekd distill` in a process of its own with one thread.
+seed. A row called `teacher` is run before everything, once for all seeds: `TEACHER/` in a recipe stands for the folder of its
+checkpoint, `DATA/` for the folder given by `--data` (or EDGEKD_DATA). What is done is kept, so the command can be stopped and
+given again. Every run is `edgekd distill` in a process of its own with one thread.
 """
 
 import argparse
@@ -24,6 +25,8 @@ from typing import Any, cast
 
 HERE = Path(__file__).parent
 TUNING_SEED = 100
+TEACHER_SEED = 0
+FIRST = ("teacher", "start")
 SETTING = re.compile(r"([a-z]+)_(\d+(?:\.\d+)?)")
 """A row that stands for one value of one setting: `n_3`, `t_0.1`."""
 
@@ -36,12 +39,13 @@ def main() -> None:
         sys.exit(f"{study}: holds no recipes; there are {', '.join(sorted(p.name for p in study.parent.iterdir()))}")
     chosen = [row for row in rows if row in (options.rows or rows)]
     if options.tune:
-        _tune(study, [row for row in chosen if row != "start"], options)
+        _tune(study, [row for row in chosen if row not in FIRST], options)
         return
+    teachers = [("teacher", TEACHER_SEED, {})] if "teacher" in rows else []
     starts = [("start", seed, {}) for seed in options.seeds] if "start" in rows else []
     budgets = [{"train.duration.images": images} for images in options.images] or [{}]
-    runs = [(row, seed, budget) for budget in budgets for seed in options.seeds for row in chosen if row != "start"]
-    done = _all(study, starts, options) + _all(study, runs, options)
+    runs = [(row, seed, budget) for budget in budgets for seed in options.seeds for row in chosen if row not in FIRST]
+    done = _all(study, teachers, options) + _all(study, starts, options) + _all(study, runs, options)
     table = dict[tuple[str, int], list[dict[str, Any]]]()
     for found in done:
         table.setdefault((found["row"], found["images_seen"]), []).append(found)
@@ -75,8 +79,9 @@ def _options() -> argparse.Namespace:
 def _tune(study: Path, rows: list[str], options: argparse.Namespace) -> None:
     """Try each rate once, on a tenth of the training images held out with their labels; the test images are not touched."""
     held_out = {"data.val": "null", "data.val_fraction": "0.1"}
-    if (study / "start.yaml").is_file():
-        _all(study, [("start", TUNING_SEED, held_out)], options)
+    for first in FIRST:
+        if (study / f"{first}.yaml").is_file():
+            _all(study, [(first, TUNING_SEED, held_out)], options)
     tried = [(row, TUNING_SEED, {**held_out, "train.lr": rate}) for row in rows for rate in options.tune]
     done = _all(study, tried, options)
     for row in rows:
@@ -99,9 +104,11 @@ def _one(study: Path, row: str, seed: int, changes: dict[str, str], *, options: 
     folder = options.out / study.name / f"{row}_seed{seed}{tag}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     recipe = folder.with_suffix(".yaml")
-    recipe.write_text((study / f"{row}.yaml").read_text().replace("DATA/", f"{options.data}/"))
+    teacher = options.out / study.name / (f"teacher_seed{TUNING_SEED}_tune_" if tuning else f"teacher_seed{TEACHER_SEED}")
+    text = (study / f"{row}.yaml").read_text().replace("TEACHER/", f"{teacher.resolve()}/checkpoint/")
+    recipe.write_text(text.replace("DATA/", f"{options.data}/"))
     settings = {"seed": str(seed), **changes}
-    if row != "start" and (study / "start.yaml").is_file():
+    if row not in FIRST and (study / "start.yaml").is_file():
         start = options.out / study.name / f"start_seed{seed}{'_tune_' if tuning else ''}"
         settings["start.checkpoint"] = str((start / "checkpoint/checkpoint.json").resolve())
     command = [

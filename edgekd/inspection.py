@@ -10,7 +10,7 @@ from edgekd.core.errors import IntegrityError, UsageError
 from edgekd.core.records import IMPORTED, Artifact, Checkpoint, FileRef, Measurement, Record, Report, Verdict
 from edgekd.core.side_records import RECORDS, BackboneFiles, Bisection, Bundle, PilotResult, Probes, TeacherRanking
 from edgekd.core.stats import percentile, wilson
-from edgekd.core.store import BASELINE, CHECKPOINT, INT8, START, RunFolder, checked_file, read_record
+from edgekd.core.store import BASELINE, CHECKPOINT, INT8, MARKER, PEERS, START, RunFolder, checked_file, read_record
 
 
 def list_parts(kind: str | None = None) -> list[str]:
@@ -74,6 +74,9 @@ def verify(run: Path) -> list[str]:
         lines.append(f"ok  {path.relative_to(run)}  {record.digest()[:12]}")
     if not lines:
         raise UsageError(f"{run}: holds no records", mend="make a run with `edgekd run RECIPE --out DIR`")
+    for marker in sorted((run / PEERS).glob(f"*/{MARKER}")):
+        peer = marker.parent
+        lines += [line.replace("ok  ", f"ok  {peer.relative_to(run)}/", 1) for line in verify(peer)]
     return lines
 
 

@@ -4,6 +4,7 @@ Every function takes a recipe or a run folder and works on files; each is one co
 """
 
 import datetime
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,18 +14,18 @@ from edgekd import finetuning, importing
 from edgekd.core import contracts, parts
 from edgekd.core.budgets import Budgets, read_budgets
 from edgekd.core.console import Console
-from edgekd.core.errors import DataError, EvidenceError, UsageError
+from edgekd.core.errors import DataError, EdgekdError, EvidenceError, UsageError
 from edgekd.core.host import usable_cores
-from edgekd.core.records import Artifact, Checkpoint, Measurement, Report, Verdict
+from edgekd.core.records import Artifact, Checkpoint, MadeBy, Measurement, Report, Verdict
 from edgekd.core.side_records import BackboneFiles, Bisection, Bundle, PilotResult, Probes, TeacherRanking
 from edgekd.core.store import (
     MARKER,
+    PEERS,
     RunFolder,
     append_text,
     locked,
     open_run_folder,
     read_record,
-    write_text,
 )
 from edgekd.finetuning import Labelled, Tuning
 from edgekd.importing import UNKNOWN, Images
@@ -39,18 +40,25 @@ def run(
     quick: bool = False,
     assignments: Sequence[str] = (),
     overwrite: bool = False,
+    history: str | None = None,
     command: Sequence[str] | None = None,
     console: Console | None = None,
 ) -> Verdict:
-    """Distil, export, measure, report and judge; stages that are done from the same inputs are kept."""
+    """Distil, export, measure, report and judge; stages that are done from the same inputs are kept.
+
+    The verdict is added to `history`, or to that of the recipe, if there is one.
+    """
     loaded = load_recipe(recipe, quick=quick, assignments=assignments)
     with _begin(loaded, out, overwrite=overwrite, command=command, console=console) as work:
         work.distill_all()
-        work.export_all()
-        work.bench_all()
+        for one in work.everyone:
+            one.export_all()
+        for one in work.everyone:
+            one.bench_all()
         verdict = work.judge()
         _tell_github(work, verdict)
-        if not work.done_anew:
+        _remember(work, verdict, history)
+        if not any(one.done_anew for one in work.everyone):
             work.console.say("nothing to do: every stage was already done from these inputs")
         return verdict
 
@@ -254,10 +262,37 @@ def import_weights(
     return foreign_weights.convert(source, target, key=key, strip=strip, overwrite=overwrite)
 
 
+def embed_classes(
+    classes: Path,
+    target: Path,
+    *,
+    model: str,
+    pretrained: str,
+    templates: Sequence[str] = (),
+    sha256: str | None = None,
+    overwrite: bool = False,
+) -> list[str]:
+    """Write the text embeddings of the classes of a file by an open_clip model; return what to tell of them.
+
+    Raises `UsageError` if there is a file already, and what `edgekd.distilling.zero_shot.embed_classes` raises.
+    """
+    from edgekd.distilling import zero_shot
+
+    if target.exists() and not overwrite:
+        raise UsageError(f"{target}: is there already", mend="choose another name, or add --overwrite")
+    prompts = tuple(templates) or zero_shot.TEMPLATES
+    texts = zero_shot.embed_classes(classes, model=model, pretrained=pretrained, templates=prompts, sha256=sha256)
+    about = {"text_model": model, "pretrained": pretrained, "templates": json.dumps(prompts, ensure_ascii=False)}
+    zero_shot.write_texts(target, texts, about=about)
+    count, width = texts.text_KD.shape
+    return [f"wrote {target}: {count} classes, {width} wide, logit scale {texts.logit_scale:.4g}"]
+
+
 def export(run: Path, *, command: Sequence[str] | None = None, console: Console | None = None) -> tuple[Artifact, ...]:
-    """Export the student of a run to every backend of its recipe."""
+    """Export the student of a run to every backend of its recipe, and its peers; return the student's."""
     with _resume(run, command=command, console=console) as work:
-        return work.export_all()
+        own, *_peers = [one.export_all() for one in work.everyone]
+        return own
 
 
 def bisect(
@@ -292,9 +327,10 @@ def bundle(
 
 
 def bench(run: Path, *, command: Sequence[str] | None = None, console: Console | None = None) -> tuple[Measurement, ...]:
-    """Measure the exported artifacts of a run on every device of its recipe."""
+    """Measure the exported artifacts of a run on every device of its recipe, and its peers'; return the student's."""
     with _resume(run, command=command, console=console) as work:
-        return work.bench_all()
+        own, *_peers = [one.bench_all() for one in work.everyone]
+        return own
 
 
 def report(run: Path, *, command: Sequence[str] | None = None, console: Console | None = None) -> Report:
@@ -310,49 +346,63 @@ def gate(
     budgets: Path | None = None,
     baseline: str | None = None,
     today: datetime.date | None = None,
+    store: str = "",
+    history: str | None = None,
     command: Sequence[str] | None = None,
     console: Console | None = None,
 ) -> Verdict:
     """Judge the report of a run by its recipe's budgets, or by those of another file; imports no torch.
 
-    `baseline` is the run (its folder, or a report.json) that limits `to: baseline` are held against; `today` (by default this
-    day, UTC) is the day that waivers must reach. Raises `EvidenceError` if the records have changed since the report was made.
-    A report without them is judged as it is.
+    `baseline` is the run (its folder, or what `store` keeps under a name) that limits `to: baseline` are held against; `today`
+    (by default this day, UTC) is the day that waivers must reach. Raises `EvidenceError` if the records have changed since the
+    report was made. A report without them is judged as it is.
     """
-    from edgekd.judging import stage
-
     with _resume(run, command=command, console=console) as work:
-        facts, judged_by = _facts_of(work), _budgets_of(work, budgets)
-        verdict = stage.judge(
-            facts,
-            judged_by,
-            work.made_by,
-            baseline=None if baseline is None else _report_of(Path(baseline)),
-            today=today or datetime.datetime.now(tz=datetime.UTC).date(),
-        )
-        stage.write(work.folder, facts, verdict, work.loaded.formats)
+        judged_by = work.loaded.budgets if budgets is None else read_budgets(budgets)
+        earlier = None if baseline is None else _baseline(baseline, store)
+        verdict = _gated(work, judged_by, earlier, today or datetime.datetime.now(tz=datetime.UTC).date())
         _tell_github(work, verdict)
+        _remember(work, verdict, history)
         return verdict
 
 
-def _facts_of(work: Work) -> Report:
+def _baseline(name_or_run: str, store: str) -> RunFolder:
+    from edgekd import baselines
+
+    return RunFolder(baselines.resolve(name_or_run, store))
+
+
+def _gated(work: Work, judged_by: Budgets, baseline: RunFolder | None, today: datetime.date) -> Verdict:
+    """Judge the report that stands in a run folder, and those of the students that learnt with its own."""
+    from edgekd.judging import stage
+    from edgekd.judging.peers import with_peers
+
     facts = read_record(Report, work.folder.report)
     if work.folder.checkpoint().is_file() and work.facts().digest() != facts.digest():
         raise EvidenceError(
-            f"{work.folder.report}: is not about the records that are here now", mend="make it anew with `edgekd report`"
+            f"{work.folder.report}: is not about the records that are here now",
+            mend="make it anew with `edgekd report`",
         )
-    return facts
+    earlier = None if baseline is None else _report_of(baseline)
+    verdict = stage.judge(facts, judged_by, work.made_by, baseline=earlier, today=today)
+    peers = {
+        name: _gated(peer, judged_by, None if baseline is None else RunFolder(baseline.root / PEERS / name), today)
+        for name, peer in work.peers.items()
+    }
+    verdict = with_peers(verdict, peers)
+    stage.write(work.folder, facts, verdict, work.loaded.formats)
+    return verdict
 
 
-def _budgets_of(work: Work, path: Path | None) -> Budgets:
-    return work.loaded.budgets if path is None else read_budgets(path)
+def _report_of(run: RunFolder) -> Report | None:
+    """Return the report of a baseline: as it stands there, or made of its records; None without any."""
+    from edgekd.judging import stage
 
-
-def _report_of(run: Path) -> Report:
-    """Return the report of a run folder, or the one in a file."""
-    if not run.exists():
-        raise EvidenceError(f"{run}: there is no such baseline", mend="name a run folder or a report.json")
-    return read_record(Report, RunFolder(run).report if run.is_dir() else run)
+    if run.report.is_file():
+        return read_record(Report, run.report)
+    if not run.checkpoint().is_file():
+        return None
+    return stage.make_report(recipe_name=run.root.name, run=run, artifacts=None, made_by=MadeBy(version=""))
 
 
 def _tell_github(work: Work, verdict: Verdict) -> None:
@@ -366,6 +416,22 @@ def _tell_github(work: Work, verdict: Verdict) -> None:
     append_text(Path(summary), text)
 
 
+def _remember(work: Work, verdict: Verdict, history: str | None) -> None:
+    """Add the verdict to the history that the command or the recipe names; what was judged stands whatever becomes of that."""
+    target = history or work.recipe.history
+    if target is None:
+        return
+    from edgekd import history as keeping
+
+    try:
+        keeping.add(target, work.folder.root)
+    except EdgekdError:
+        work.console.warn(
+            f"the verdict is {verdict.outcome} and stands in {work.folder.verdict}; it was not added to the history"
+        )
+        raise
+
+
 @contextmanager
 def _begin(
     loaded: Loaded, out: Path | None, *, overwrite: bool, command: Sequence[str] | None, console: Console | None
@@ -377,10 +443,10 @@ def _begin(
     root = open_run_folder(out or Path("runs") / loaded.recipe.name, overwrite=overwrite)
     with locked(root):
         work = Work(loaded, RunFolder(root), command, console or Console())
-        text = loaded.resolved()
-        if not work.folder.recipe.is_file() or work.folder.recipe.read_text(encoding="utf-8") != text:
-            write_text(work.folder.recipe, text)
-        yield work
+        work.write_recipe()
+        work.begin_peers()
+        with work.holding_peers():
+            yield work
 
 
 @contextmanager
@@ -393,4 +459,6 @@ def _resume(run: Path, *, command: Sequence[str] | None, console: Console | None
         raise UsageError(f"{run}: is not a run folder of edgekd", mend="make one with `edgekd run RECIPE --out DIR`")
     with locked(run):
         folder = RunFolder(run)
-        yield Work(load_recipe(folder.recipe), folder, command, console or Console())
+        work = Work(load_recipe(folder.recipe), folder, command, console or Console())
+        with work.holding_peers():
+            yield work

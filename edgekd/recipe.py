@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 
 from edgekd.core import contracts, parts
 from edgekd.core.budgets import Budgets, BudgetsSection, resolve
-from edgekd.core.config import Document, FilePath, frozen, read_yaml, validate
+from edgekd.core.config import Document, FilePath, HistoryPlace, frozen, read_yaml, validate
 from edgekd.core.errors import UsageError
 from edgekd.core.parts import Part, PartRef
 from edgekd.core.plan import Cache, Duration, Positive, Section, Train
@@ -115,10 +115,14 @@ class Bench(Section):
     images: Positive = 32
 
 
+PeerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
+
+
 class Recipe(Section):
     """One experiment.
 
-    `pictures: false` keeps no small pictures of images for the report, where these must not leave the machine.
+    `peers` are further students, by name, for the methods whose students teach one another. `pictures: false` keeps no small
+    pictures of images for the report, where these must not leave the machine.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -127,6 +131,7 @@ class Recipe(Section):
     data: PartRef
     teachers: tuple[PartRef, ...] = ()
     student: PartRef
+    peers: dict[PeerName, PartRef] = Field(default={})
     method: PartRef
     cache: Cache = Cache()
     start: Start | None = None
@@ -138,6 +143,7 @@ class Recipe(Section):
     pictures: bool = True
     bench: Bench | None = Bench()
     budgets: BudgetsSection = BudgetsSection()
+    history: HistoryPlace | None = None
     formats: tuple[PartRef, ...] = (
         PartRef(use="json"),
         PartRef(use="markdown"),
@@ -171,6 +177,20 @@ class Loaded:
                 mend="edgekd export RUN, edgekd bench RUN and edgekd report RUN take it",
             )
         return cast(contracts.Student, self.part("student", self.recipe.student, ("student",)))
+
+    @property
+    def peers(self) -> dict[str, contracts.Student]:
+        """Return the students that learn with the first one: those of the recipe, or the method's further branches."""
+        given = {name: self.part("student", ref, ("peers", name)) for name, ref in self.recipe.peers.items()}
+        branches = self.method.needs().branches
+        given |= {f"branch_{number}": self.student for number in range(2, branches + 1)}
+        return cast(dict[str, contracts.Student], given)
+
+    def of_peer(self, name: str) -> "Loaded":
+        """Return the recipe of one of the peers' folders: the same, with that student in the first one's place."""
+        student = self.recipe.peers.get(name, self.recipe.student)
+        changes = {"name": f"{self.recipe.name[:31]}-{name}", "student": student, "peers": {}, "finetune": None}
+        return replace(self, recipe=self.recipe.model_copy(update=changes))
 
     @property
     def method(self) -> contracts.Method:
@@ -229,6 +249,7 @@ class Loaded:
         """Resolve every part, so that a mistake anywhere is told before anything starts."""
         _ = (self.source, self.student, self.method, self.baseline_method, self.start_method, self.teachers)
         _ = (self.devices, self.budgets, self.formats, self.pilot_methods)
+        self._check_peers()
         seen = dict[str, int]()
         for index, backend in enumerate(self.backends):
             first = seen.setdefault(backend.artifact_name, index)
@@ -238,6 +259,25 @@ class Loaded:
                     f" (also as export.{first}); a run holds one artifact for each backend and precision",
                     mend="put the second one into a recipe of its own",
                 )
+
+    def _check_peers(self) -> None:
+        needs, method, given = self.method.needs(), self.recipe.method.use, self.recipe.peers
+        _ = self.peers
+        if given and not needs.peers:
+            raise UsageError(
+                f"{self.document.where(('peers',))}: method {method} has one student and no peers",
+                mend="leave `peers` out, or use a method whose students teach one another: mutual, fusion",
+            )
+        if len(given) < needs.peers:
+            raise UsageError(
+                f"{self.document.where(('method',))}: method {method} needs at least {needs.peers} peer, and there is none",
+                mend="name further students: `peers: {large: {use: timm, model: ...}}`",
+            )
+        if (needs.peers or needs.branches) and self.recipe.finetune is not None:
+            raise UsageError(
+                f"{self.document.where(('finetune',))}: students that learnt together are not trained on together",
+                mend="leave `finetune` out; `edgekd finetune` trains one of them on, from its folder in the run",
+            )
 
     def resolved(self) -> str:
         """Return the recipe as YAML with every default and every path written out; reading it gives the same recipe."""
@@ -253,6 +293,7 @@ class Loaded:
         data |= {key: _written(part) for key, part in single.items()}
         data |= {key: [_written(part) for part in found] for key, found in several.items()}
         data["budgets"] = {**data["budgets"], "budgets": [_plain(entry) for entry in self.recipe.budgets.budgets]}
+        data["peers"] = {name: _written(self.peers[name]) for name in self.recipe.peers}
         if data["bench"] is not None:
             data["bench"]["devices"] = [_written(device) for device in self.devices]
         if data["baseline"] is not None:

@@ -2,11 +2,12 @@
 
 import datetime
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgekd.core import contracts
 from edgekd.core.console import Console, Progress
@@ -18,14 +19,19 @@ from edgekd.core.store import (
     BASELINE,
     CHECKPOINT,
     INT8,
+    MARKER,
+    PEERS,
     START,
     RunFolder,
     checked_file,
     disk_errors,
     find_done,
+    locked,
+    open_run_folder,
     read_record,
+    write_text,
 )
-from edgekd.distilling.job import Job
+from edgekd.distilling.job import Job, Peer
 from edgekd.recipe import Finetune, Loaded, digest_of_section
 
 if TYPE_CHECKING:
@@ -56,6 +62,7 @@ class Work:
     command: Sequence[str] | None
     console: Console
     done_anew: bool = False
+    images_of: "Work | None" = None
 
     def __post_init__(self) -> None:
         self.made_by = made_by(self.command)
@@ -63,7 +70,9 @@ class Work:
 
     @cached_property
     def source(self) -> contracts.Source:
-        """Return the recipe's source, its images listed and checked."""
+        """Return the recipe's source, its images listed and checked; those of another work are listed by that."""
+        if self.images_of is not None:
+            return self.images_of.source
         source = self.loaded.source
         with self.console.progress("images", None, "new images checked") as progress:
             source.on_progress(_added_up(progress))
@@ -79,24 +88,60 @@ class Work:
 
     def beside(self, loaded: Loaded, folder: RunFolder) -> "Work":
         """Return work on another recipe over the same images, in another folder."""
-        other = Work(loaded, folder, self.command, self.console)
-        other.source = self.source
-        return other
+        return Work(loaded, folder, self.command, self.console, images_of=self)
+
+    @cached_property
+    def peers(self) -> "dict[str, Work]":
+        """Return work on the students that learn with this one, each in a run folder of its own below this one."""
+        names = [path.parent.name for path in sorted((self.folder.root / PEERS).glob(f"*/{MARKER}"))]
+        return {name: self.beside(self.loaded.of_peer(name), self.folder.peer(name)) for name in names}
+
+    @property
+    def everyone(self) -> "tuple[Work, ...]":
+        """Return this work and that on every peer."""
+        return (self, *self.peers.values())
+
+    def begin_peers(self) -> None:
+        """Make the run folders of the recipe's peers; remove those of former ones."""
+        wanted = self.loaded.peers
+        for name in wanted:
+            self.beside(self.loaded.of_peer(name), RunFolder(open_run_folder(self.folder.peer(name).root))).write_recipe()
+        self._forget(PEERS, set(wanted))
+
+    @contextmanager
+    def holding_peers(self) -> Iterator[None]:
+        """Hold the peers' folders for this process."""
+        with ExitStack() as held:
+            for peer in self.peers.values():
+                held.enter_context(locked(peer.folder.root))
+            yield
+
+    def write_recipe(self) -> None:
+        """Write the recipe into the run folder as it came to be, unless it is there."""
+        text = self.loaded.resolved()
+        if not self.folder.recipe.is_file() or self.folder.recipe.read_text(encoding="utf-8") != text:
+            write_text(self.folder.recipe, text)
 
     # ------------------------------------------------------------------------------------------------------------ distil
     def distill_all(self) -> Checkpoint:
-        """Train what is not trained yet; return the student's checkpoint."""
+        """Train what is not trained yet, peers too; return the student's checkpoint."""
         start = self._start()
         student = self._distill(CHECKPOINT, self.loaded.method, self.loaded.teachers, start=start)
         self._finetune(student)
+        self._compare(student, start)
+        for peer in self.peers.values():
+            peer._compare(read_record(Checkpoint, peer.folder.checkpoint()), None)
+        return student
+
+    def _compare(self, student: Checkpoint, start: Checkpoint | None) -> None:
+        """Train the baseline of this student, if the recipe asks for one."""
         baseline, method = self.recipe.baseline, self.loaded.baseline_method
         if baseline is None or method.identity() == self.loaded.method.identity():
             self._drop(BASELINE)
-            return student
+            return
         plan = self.recipe.train.model_copy(update=baseline.changes())
         seen = student.training.images_seen
         self._distill(BASELINE, method, (), plan=plan, start=start, images_seen=seen)
-        return student
 
     def _finetune(self, student: Checkpoint) -> None:
         """Train the student on with int8 in view, if the recipe asks for it."""
@@ -180,7 +225,10 @@ class Work:
     ) -> Job:
         source, student, plan = self.source, self.loaded.student, plan or self.recipe.train
         cache = self.recipe.cache
-        learned_from = (student.identity(), method.identity(), [teacher.identity() for teacher in teachers])
+        learned_from: tuple[Any, ...] = (student.identity(), method.identity(), [teacher.identity() for teacher in teachers])
+        together = self.loaded.peers if name == CHECKPOINT and (method.needs().peers or method.needs().branches) else {}
+        if together:
+            learned_from += ({peer: part.identity() for peer, part in together.items()},)
         settings = plan.model_copy(update={"workers": None})
         kept = cache.model_copy(update={"folder": None}) if method.needs().teachers else cache.seed
         from_ = {
@@ -205,6 +253,15 @@ class Work:
             from_=from_,
             made_by=self.made_by,
             start_facts=self._start_facts(start) if start_folder is None else None,
+            peers=tuple(
+                Peer(
+                    name=peer,
+                    student=part,
+                    folder=self.folder.peer(peer).checkpoint().parent,
+                    from_={**from_, "peer": digest_of_section(peer)},
+                )
+                for peer, part in together.items()
+            ),
         )
 
     def _distill(
@@ -220,7 +277,8 @@ class Work:
     ) -> Checkpoint:
         job = self._job(name, method, teachers, plan=plan, start=start, start_folder=start_folder, images_seen=images_seen)
         path = self.folder.checkpoint(name)
-        if (done := find_done(Checkpoint, path, job.from_)) is not None:
+        done = find_done(Checkpoint, path, job.from_)
+        if done is not None and all(find_done(Checkpoint, peer.folder / path.name, peer.from_) for peer in job.peers):
             self.console.say(f"{job.name}: kept, top-1 {done.accuracy.top1:.1%}")
             return done
         from edgekd.distilling import stage
@@ -369,10 +427,12 @@ class Work:
     def judge(self, *, anew: bool = False) -> Verdict:
         """Report and judge; keep what is there if it is about the same facts and budgets."""
         from edgekd.judging import stage
+        from edgekd.judging.peers import with_peers
 
         facts = self.facts()
         today = datetime.datetime.now(tz=datetime.UTC).date()
         verdict = stage.judge(facts, self.loaded.budgets, self.made_by, today=today)
+        verdict = with_peers(verdict, {name: peer.judge(anew=anew) for name, peer in self.peers.items()})
         kept = find_done(Verdict, self.folder.verdict, verdict.from_)
         pages = [self.folder.root / part.file_name for part in self.loaded.formats]
         if kept is None or anew or not all(page.is_file() for page in pages):

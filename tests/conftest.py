@@ -4,13 +4,22 @@ import importlib.util
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 # Read when modules are imported, so they are settled before any of them is.
-for _name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "FORCE_COLOR", "PY_COLORS", "NO_COLOR", "COLUMNS"):
+for _name in (
+    "GITHUB_ACTIONS",
+    "GITHUB_STEP_SUMMARY",
+    "EDGEKD_STORE",
+    "EDGEKD_HISTORY",
+    "FORCE_COLOR",
+    "PY_COLORS",
+    "NO_COLOR",
+    "COLUMNS",
+):
     os.environ.pop(_name, None)
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
@@ -69,3 +78,34 @@ def fresh_register() -> Iterator[None]:
     parts._register.cache_clear()
     yield
     parts._register.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def finished_run() -> Callable[..., Path]:
+    """Return the maker of run folders that were judged: records by hand, report and verdict by the real stage."""
+    path = Path(__file__).parent / "judging" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("edgekd_test_runs_on_disk", path)
+    assert spec is not None
+    assert spec.loader is not None
+    runs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(runs)
+
+    def make(root: Path, *, correct: int = 30, max_size: str = "10MB", recipe: str = "quickstart", at: str = "") -> Path:
+        from edgekd.core.records import MadeBy
+        from edgekd.core.store import MARKER, write_text
+        from edgekd.judging import stage
+        from edgekd.judging.budgets.size import Size
+
+        run = runs.RunOnDisk(root)
+        run.write_student(right=runs.answers(correct))
+        run.write_student("baseline")
+        run.write_artifact()
+        run.write_measurement()
+        write_text(root / MARKER, "{}\n")
+        write_text(root / "recipe.yaml", f"name: {recipe}\n")
+        made_by = MadeBy(version="1", command="edgekd run", at=at or "2026-03-02T10:15:00+00:00")
+        report = stage.make_report(recipe_name=recipe, run=run.folder, artifacts=None, made_by=made_by)
+        stage.write(run.folder, report, stage.judge(report, [Size(max=max_size)], made_by), ())
+        return root
+
+    return make

@@ -23,16 +23,23 @@ ARROWS: dict[str, set[str]] = {
     "testing": {"core"},
     "doctor": {"core"},
     "inspection": {"core", "recipe", "judging"},
+    # Neighbours of the rooms: they take finished runs as records, and words and tables for people from judging.
+    "rendering": {"core"},
+    "baselines": {"core", "inspection"},
+    "history": {"core", "judging"},
     "work": {"core", "recipe", *ROOMS},
     "pilot": {"core", "recipe", "work", *ROOMS},
     "finetuning": {"core", "recipe", "work", *ROOMS},
     "importing": {"core", "recipe", "work", *ROOMS},
-    "pipeline": {"", "core", "recipe", "work", "pilot", "finetuning", "importing", *ROOMS},
-    "cli": {"", "core", "recipe", "doctor", "inspection", "pipeline", "pilot", "finetuning", "importing"},
+    "pipeline": {"", "core", "recipe", "work", "pilot", "finetuning", "importing", "baselines", "history", *ROOMS},
+    "cli": {
+        *("", "core", "recipe", "doctor", "inspection", "pipeline", "pilot", "finetuning", "importing"),
+        *("rendering", "baselines", "history"),
+    },
 }
 VERSION = "edgekd.__version__"  # the one name that everybody may take from the top
 # A CI box without torch can do all of this; core may name torch's types, for type checkers only.
-LIGHT = {"", "core", "judging", "recipe", "doctor", "inspection", "cli"}
+LIGHT = {"", "core", "judging", "recipe", "doctor", "inspection", "rendering", "baselines", "history", "cli"}
 
 
 @dataclass(frozen=True)

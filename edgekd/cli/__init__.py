@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from edgekd.cli import choosing, looking, stages, students
+from edgekd.cli import choosing, keeping, looking, stages, students, texts
 from edgekd.core.errors import EdgekdError, Interrupted
 
 app = typer.Typer(
@@ -23,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for topic in (stages, choosing, students, looking):
+for topic in (stages, choosing, students, texts, looking, keeping):
     app.add_typer(topic.app)
 
 

@@ -33,3 +33,21 @@ Set = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write into a non-empty folder that edgekd did not make.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the record itself as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; warnings and errors only.")]
+Store = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        metavar="DIR_OR_URL",
+        envvar="EDGEKD_STORE",
+        help="Where baselines are kept: a folder, or s3://..., gs://..., ...",
+    ),
+]
+History = Annotated[
+    str | None,
+    typer.Option(
+        "--history",
+        metavar="FILE_OR_URL",
+        envvar="EDGEKD_HISTORY",
+        help="Add the verdict to this history: a SQLite file, or postgresql://USER@HOST/NAME.",
+    ),
+]

@@ -9,6 +9,7 @@ import typer
 from edgekd.cli.options import (
     Classes,
     ContractFile,
+    History,
     Json,
     Judged,
     Out,
@@ -34,6 +35,7 @@ def run(
     quick: Quick = False,
     set_: Set = None,
     overwrite: Overwrite = False,
+    history: History = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -49,6 +51,7 @@ def run(
         quick=quick,
         assignments=set_ or (),
         overwrite=overwrite,
+        history=history,
         command=command_line(),
         console=console_of(quiet),
     )
@@ -173,8 +176,12 @@ def gate(
     run: Annotated[Path | None, typer.Argument(metavar="RUN", help="A run folder, made by `edgekd run`.")] = None,
     budgets: Annotated[Path | None, typer.Option("--budgets", metavar="FILE", help="Judge by this file's budgets.")] = None,
     baseline: Annotated[
-        str | None, typer.Option("--baseline", metavar="RUN", help="The run that limits `to: baseline` are held against.")
+        str | None,
+        typer.Option("--baseline", metavar="RUN_OR_NAME", help="The run that limits `to: baseline` are held against."),
     ] = None,
+    store: Annotated[
+        str, typer.Option("--store", metavar="DIR_OR_URL", envvar="EDGEKD_STORE", help="Where --baseline's NAME is kept.")
+    ] = "",
     today: Annotated[
         str | None, typer.Option("--today", metavar="DATE", help="The day that waivers must reach (this day, UTC).")
     ] = None,
@@ -182,6 +189,7 @@ def gate(
         str | None, typer.Option("--explain", metavar="ID", help="Show how this budget was decided, and what would change it.")
     ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of budgets files.")] = False,
+    history: History = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -202,6 +210,8 @@ def gate(
         run,
         budgets=budgets,
         baseline=baseline,
+        store=store,
+        history=history,
         today=None if today is None else _date(today),
         command=command_line(),
         console=console_of(quiet),

@@ -11,10 +11,14 @@ MAX_BYTES = 16 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class ClassNames:
-    """The classes in the order of the outputs; `index` finds one by any name that stands on its line and on no other."""
+    """The classes in the order of the outputs; `index` finds one by any name that stands on its line and on no other.
+
+    `rows` are the names on each line.
+    """
 
     names: tuple[str, ...]
     index: dict[str, int]
+    rows: tuple[tuple[str, ...], ...] = ()
 
 
 def read_class_names(path: Path) -> ClassNames:
@@ -40,7 +44,8 @@ def read_class_names(path: Path) -> ClassNames:
     for number, row in enumerate(rows):
         for name in row:
             lines.setdefault(name, set()).add(number)
-    return ClassNames(names=tuple(names), index={name: min(found) for name, found in lines.items() if len(found) == 1})
+    found = {name: min(numbers) for name, numbers in lines.items() if len(numbers) == 1}
+    return ClassNames(names=tuple(names), index=found, rows=tuple(map(tuple, rows)))
 
 
 def _rows(path: Path) -> list[list[str]]:

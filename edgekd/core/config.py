@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ValidationError, ValidationInfo
 from edgekd.core.errors import UsageError
 from edgekd.core.parts import nearest
 from edgekd.core.strict_yaml import KeyPath, parse
+from edgekd.core.urls import check_history, is_url
 
 MAX_BYTES = 1 << 20
 
@@ -39,6 +40,17 @@ def _anchor(value: Any, info: ValidationInfo) -> Any:
 
 FilePath = Annotated[Path, BeforeValidator(_anchor)]
 """A path in a recipe: relative to the recipe's folder (with --set: to the current folder), `~` expanded."""
+
+
+def _history_place(value: Any, info: ValidationInfo) -> Any:
+    if not isinstance(value, str):
+        return value
+    check_history(value)
+    return value if is_url(value) else str(_anchor(value, info))
+
+
+HistoryPlace = Annotated[str, BeforeValidator(_history_place)]
+"""A SQLite file, its path as `FilePath`, or the URL of a PostgreSQL database."""
 
 
 @dataclass

@@ -20,11 +20,17 @@ PLAIN_EVERY_S = 5.0
 _LABEL_WIDTH = 8
 # C0 and C1 controls but tab and newline, direction overrides (a file name could rewrite its line), lone surrogates.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# What a build server's runner would take for a command: `::` at the start of a line, `##[` anywhere in one.
+_COMMAND = re.compile(r"^[ \t]*:(?=:)|##(?=\[)", re.MULTILINE)
 
 
 def printable(text: str) -> str:
-    """Return the text with every character that could steer a terminal written as an escape; tab and newline stay."""
-    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+    """Return the text with every character that could steer a terminal, or the runner that reads its log, as an escape.
+
+    Tab and newline stay.
+    """
+    shown = _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+    return _COMMAND.sub(lambda found: f"{found[0][:-1]}\\u{ord(found[0][-1]):04x}", shown)
 
 
 class Progress:

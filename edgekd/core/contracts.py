@@ -6,7 +6,7 @@ Images are RGB in [0, 1] everywhere outside a model; every model normalises for 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
@@ -108,7 +108,9 @@ class Needs:
 
     `taps_by_teacher` names each teacher's taps, in the recipe's order, where they are not the same for all. `fit_samples` is
     how many of the teachers' answers its criterion's `fit` wants to see; `feature_tap` is the student's vector that the
-    method shapes, which probes and nearest neighbours judge.
+    method shapes, which probes and nearest neighbours judge. `peers` is how many further students it needs at least,
+    `branches` into how many the student itself is branched; their taps are called `<peer>/<tap>`. With `class_sets` the
+    teachers' own logits may be over other classes than the images'.
     """
 
     student_taps: tuple[str, ...] = ()
@@ -118,6 +120,9 @@ class Needs:
     only_labelled_images: bool = False
     fit_samples: int = 4096
     feature_tap: str = "pooled"
+    peers: int = 0
+    branches: int = 0
+    class_sets: bool = False
     taps_by_teacher: tuple[tuple[str, ...], ...] = ()
 
     def taps_of(self, teachers: int) -> tuple[tuple[str, ...], ...]:
@@ -139,10 +144,15 @@ class Needs:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSpec:
-    """The widths of a model's taps: tap name -> shape without the batch axis."""
+    """The widths of a model's taps: tap name -> shape without the batch axis.
+
+    `classes` are the names of what its own logits stand for, in their order; empty where nobody knows. A student's are those
+    of the images.
+    """
 
     name: str
     shapes: Mapping[str, tuple[int, ...]]
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(kw_only=True)
@@ -248,6 +258,10 @@ class Method(Part):
         """Return what this method asks for; checked before any training."""
         raise NotImplementedError
 
+    def further_heads(self, teachers: tuple[FeatureSpec, ...]) -> dict[str, tuple[str, ...]]:  # noqa: ARG002
+        """Return the heads that the student gets beside its last layer, with their classes; their taps are `logits_<name>`."""
+        return {}
+
     def build(self, student: FeatureSpec, teachers: tuple[FeatureSpec, ...], classes: int) -> "nn.Module":
         """Return the criterion for models of these feature shapes."""
         raise NotImplementedError
@@ -290,13 +304,17 @@ class Session(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Exportable:
-    """A trained student on its way to a runtime: the float32 module and what the file should say about itself."""
+    """A trained student on its way to a runtime: the float32 module and what the file should say about itself.
+
+    With `heads` (name -> classes) the module answers with a tuple: the logits, then those of each head in this order.
+    """
 
     module: "nn.Module"
     input: InputContract
     classes: tuple[str, ...]
     metadata: Mapping[str, str]
     sample_BCHW: "torch.Tensor"
+    heads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -350,9 +368,13 @@ class Quantiser(Protocol):
 
 
 class Backend(Part):
-    """Exporter and runner of one runtime, in one file. Module level imports neither torch nor the runtime."""
+    """Exporter and runner of one runtime, in one file. Module level imports neither torch nor the runtime.
+
+    One with `several_outputs` exports students with further heads; its sessions have `run_all`, which returns every output.
+    """
 
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
+    several_outputs: ClassVar[bool] = False
     precision: str = "fp32"
 
     @property

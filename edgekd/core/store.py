@@ -25,6 +25,7 @@ CHECKPOINT = "checkpoint"
 BASELINE = "baseline"
 INT8 = "int8"
 START = "start"
+PEERS = "peers"
 Kind = TypeVar("Kind", bound=Record)
 
 
@@ -45,6 +46,10 @@ class RunFolder:
     def arm(self, name: str) -> "RunFolder":
         """Return the folder of one training run of a pilot, which is a run folder itself."""
         return RunFolder(self.root / "arms" / name)
+
+    def peer(self, name: str) -> "RunFolder":
+        """Return the folder of a further student that learnt with this run's, which is a run folder itself."""
+        return RunFolder(self.root / PEERS / name)
 
     def artifact(self, name: str) -> Path:
         """Return the record of the artifact `<backend>-<precision>`."""
@@ -241,7 +246,7 @@ def _refuse_namesakes(folder: Path) -> None:
     # Stages empty their folders before they write; with --overwrite these could be somebody's work.
     taken = [
         name
-        for name in (CHECKPOINT, BASELINE, START, INT8, "arms", "artifacts", "bundles", "measurements")
+        for name in (CHECKPOINT, BASELINE, START, INT8, PEERS, "arms", "artifacts", "bundles", "measurements")
         if (folder / name).exists()
     ]
     if taken:

@@ -130,12 +130,19 @@ def key_facts(teacher: FrozenModel, inventory: Inventory, cut: Cut, *, dtype: st
             "weights_sha256": teacher.weights_sha256,
             "size_px": list(teacher.size_px),
             "precision": precision,
+            **_meaning(teacher),
         },
         "images": {"count": len(inventory.ids), "sha256": inventory.sha256},
         "cut": dict(cut.facts),
         "views": cut.views,
         "dtype": dtype,
     }
+
+
+def _meaning(teacher: FrozenModel) -> dict[str, Any]:
+    """Return what a teacher's own logits stand for, where it says so: the same numbers in another order are other answers."""
+    classes, texts = getattr(teacher, "classes", ()), getattr(teacher, "zero_shot_sha256", "")
+    return {**({"classes": list(classes)} if classes else {}), **({"zero_shot_sha256": texts} if texts else {})}
 
 
 def key_of(facts: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ __all__ = [
     "drop_teachers",
     "gated",
     "noisy",
+    "noisy_features",
     "standardised",
     "unify",
 ]
@@ -83,12 +84,15 @@ def standardised(logits_TBK: Tensor) -> Tensor:
 def noisy(values_BD: Tensor, *, sigma: float, share: float, generator: torch.Generator) -> Tensor:
     """Return z (1 + sigma xi) for a random `share` of the images, xi normal for each number; the rest as they are.
 
-    The noisy teacher of Sau & Balasubramanian (2016), for logits and features alike.
+    The noisy teacher of Sau & Balasubramanian (2016), made for logits.
     """
-    device = generator.device
-    chosen_B1 = torch.rand(len(values_BD), 1, generator=generator, device=device) < share
-    xi_BD = torch.randn(values_BD.shape, generator=generator, device=device, dtype=values_BD.dtype)
-    return values_BD * (1 + sigma * chosen_B1.to(values_BD.device) * xi_BD.to(values_BD.device))
+    return values_BD * (1 + sigma * _noise(values_BD, share=share, generator=generator))
+
+
+@full_precision
+def noisy_features(standard_BD: Tensor, *, sigma: float, share: float, generator: torch.Generator) -> Tensor:
+    """Return f + sigma xi for a random `share` of the images, of features whose channels have a deviation of 1 (ours)."""
+    return standard_BD + sigma * _noise(standard_BD, share=share, generator=generator)
 
 
 @full_precision
@@ -104,6 +108,14 @@ def drop_teachers(losses_BT: Tensor, *, probability: float, generator: torch.Gen
     stays_BT = drawn_BT >= probability
     stays_BT = stays_BT.scatter(1, losses_BT.detach().argmax(dim=1, keepdim=True), True)
     return stays_BT.to(losses_BT) / stays_BT.sum().clamp(min=1)
+
+
+def _noise(values_BD: Tensor, *, share: float, generator: torch.Generator) -> Tensor:
+    """Return normal noise for a random share of the rows, zeros for the others."""
+    device = generator.device
+    chosen_B1 = torch.rand(len(values_BD), 1, generator=generator, device=device) < share
+    xi_BD = torch.randn(values_BD.shape, generator=generator, device=device, dtype=values_BD.dtype)
+    return (chosen_B1 * xi_BD).to(values_BD.device)
 
 
 def _refuse_not_tbk(logits_TBK: Tensor) -> None:

@@ -9,11 +9,21 @@ from edgekd.core.records import MadeBy, StartFacts
 
 
 @dataclass(frozen=True, kw_only=True)
+class Peer:
+    """A further student that learns together with the first one, and where its checkpoint goes."""
+
+    name: str
+    student: Student
+    folder: Path
+    from_: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """Everything that one checkpoint depends on.
 
     `images_seen` fixes the duration when it is given; `start` holds the weights of a student trained before, head included, and
-    `start_facts` what is known of it if it was trained in an earlier run.
+    `start_facts` what is known of it if it was trained in an earlier run. `peers` learn together with the student.
     """
 
     name: str
@@ -29,3 +39,4 @@ class Job:
     from_: dict[str, str]
     made_by: MadeBy
     start_facts: StartFacts | None = None
+    peers: tuple[Peer, ...] = ()

@@ -32,7 +32,8 @@ class Task:
     """One training run: who learns, from whom, by which criterion, over which batches, for how many steps.
 
     `batches` yields a batch (images uint8) and the teachers' own images of it, if they have to see any; `answers` gives what
-    the teachers say to that. `begin_epoch` is called before every `steps_per_epoch` steps and returns numbers for the log.
+    the teachers say to that. `begin_epoch` is called before every `steps_per_epoch` steps and returns numbers for the log, as
+    `evaluate_peers` does beside every evaluation of the student.
     """
 
     label: str
@@ -47,6 +48,7 @@ class Task:
     plan: Train
     seed: int
     evaluate: Callable[[nn.Module], float]
+    evaluate_peers: Callable[[nn.Module], Mapping[str, float]] | None = None
     history: Path
 
 
@@ -99,7 +101,7 @@ class _Run:
                 line: dict[str, Any] = {"step": step, "images_seen": step * effective, "loss": self.loss, "lr": lr * plan.lr}
                 line |= {**parts, **first}
                 if plan.evaluate_every > 0 and (step % every == 0 or step == task.steps):
-                    line["top1"] = self._evaluate()
+                    line |= self._evaluate()
                 if "top1" in line or first or step % max(1, task.steps // 200) == 0:
                     append_text(task.history, json.dumps(line) + "\n")
                 waited = self.waited_s / (time.perf_counter() - started - self.evaluated_s)
@@ -135,8 +137,10 @@ class _Run:
             for name, value in losses.parts.items():
                 parts[name] = parts.get(name, 0.0) + float(value) / plan.accumulate
         if not math.isfinite(total):
+            broken = [name for name, value in parts.items() if not math.isfinite(value)]
+            first = f" (first in {', '.join(broken)})" if 0 < len(broken) < len(parts) else ""
             raise UsageError(
-                f"{self.task.label}: the loss is {total} at learning rate {share * plan.lr:.2g}",
+                f"{self.task.label}: the loss is {total} at learning rate {share * plan.lr:.2g}{first}",
                 mend="lower train.lr, lengthen train.warmup, or set train.clip_norm",
             )
         if plan.clip_norm is not None:
@@ -170,15 +174,17 @@ class _Run:
         losses: Losses = self.learner(answers, batch)
         return losses
 
-    def _evaluate(self) -> float:
+    def _evaluate(self) -> dict[str, float]:
         before = time.perf_counter()
         deployed = self._deployed()
         was_training = deployed.training
         deployed.eval()
-        top1 = self.task.evaluate(deployed)
+        found = {"top1": self.task.evaluate(deployed)}
+        if self.task.evaluate_peers is not None:
+            found |= self.task.evaluate_peers(deployed)
         deployed.train(was_training)
         self.evaluated_s += time.perf_counter() - before
-        return top1
+        return found
 
     def _deployed(self) -> nn.Module:
         return self.average.module if self.average is not None else self.task.student

@@ -14,7 +14,9 @@ Axes: B batch, C channels, H height, W width, N tokens, D feature width, K class
 | `pre_act` | B D | mean of the last feature map before its last activation (convolutional models) |
 | `grid_<n>` | B D n n | `map`, or the patch tokens, averaged over an n by n grid |
 | `pre_logits` | B D | input of the final linear layer |
-| `logits` | B K | output of the model |
+| `logits` | B K | output of the model, over its classes; with a zero-shot head, what that makes of the embedding |
+| `embedding` | B D | output of the last linear layer of a model that a zero-shot head ends |
+| `logits_<name>` | B K | output of a further head |
 
 Vectors are joined by `+`: `cls+patch_mean` is one tap, its parts one after the other.
 """
@@ -36,8 +38,11 @@ from edgekd.core.contracts import FeatureSpec
 from edgekd.core.errors import IntegrityError, MachineError, UsageError
 from edgekd.core.records import InputContract
 from edgekd.core.store import sha256_of
+from edgekd.distilling.zero_shot import ZeroShotHead
 
 Weights = Path | Literal["hub", "random"]
+EMBEDDING = "embedding"
+ZERO_SHOT, FURTHER_HEADS = "zero_shot_head", "further_heads"  # what these are called among a model's modules and weights
 
 
 class TappedModel(nn.Module):
@@ -53,6 +58,7 @@ class TappedModel(nn.Module):
         self.model = model
         self.name = name
         self.size_px = size_px
+        self.class_names: tuple[str, ...] = ()  # of a zero-shot head, in the order of its texts
         self._activation: tuple[nn.Module] | None = None  # in a tuple, lest it become a submodule a second time
         config = resolve_model_data_config(model, args={"img_size": size_px[0]})
         self.config: dict[str, Any] = config
@@ -96,12 +102,39 @@ class TappedModel(nn.Module):
                 found[tap] = functional.adaptive_avg_pool2d(self._as_map(features), int(match[1]))
         if "pre_logits" in wanted:
             found["pre_logits"] = model.forward_head(features, pre_logits=True)
-        if "logits" in wanted:
-            found["logits"] = model.forward_head(features)
+        if wanted & {"logits", EMBEDDING}:
+            found |= self._answers(model.forward_head(features))
+        for name, head in self.further_heads.items():
+            if (tap := f"logits_{name}") in wanted:
+                found[tap] = head(model.forward_head(features, pre_logits=True))
         for tap in wanted - set(found):
             known = sorted({*found, "pre_logits", "logits", "last_<k>", "exit_<k>", "grid_<n>"})
             raise UsageError(f"{self.name} has no tap {tap!r}; it has {', '.join(known)}")
         return {tap: joined(found, tap) for tap in taps}
+
+    @property
+    def zero_shot(self) -> ZeroShotHead | None:
+        """Return the zero-shot head that ends this model, if there is one."""
+        return cast(ZeroShotHead | None, getattr(self.model, ZERO_SHOT, None))
+
+    def end_zero_shot(self, head: ZeroShotHead) -> None:
+        """Have the model's output taken for an embedding, and this head's for its logits; it is saved with the weights."""
+        self.model.add_module(ZERO_SHOT, head)
+
+    @property
+    def further_heads(self) -> dict[str, nn.Linear]:
+        """Return the heads beside the last layer, by name."""
+        return dict(cast(Any, getattr(self.model, FURTHER_HEADS, nn.ModuleDict())).items())
+
+    def add_heads(self, heads: Mapping[str, int]) -> None:
+        """Give the model further linear heads over so many classes each, beside its last layer; they are saved with it."""
+        width = self.spec(("pre_logits",)).shapes["pre_logits"][0]
+        self.model.add_module(FURTHER_HEADS, nn.ModuleDict({name: nn.Linear(width, k) for name, k in heads.items()}))
+
+    def _answers(self, output_BK: Tensor) -> dict[str, Tensor]:
+        if self.zero_shot is None:
+            return {"logits": output_BK}
+        return {"logits": self.zero_shot(output_BK), EMBEDDING: output_BK}
 
     @property
     def head(self) -> nn.Linear:
@@ -198,7 +231,7 @@ def build(
     """
     known_name(name)
     if isinstance(weights, Path):
-        model = _with_local_weights(name, weights, sha256=sha256)
+        model = _with_local_weights(name, weights, sha256=sha256, size=size)
     else:
         model = _create(name, pretrained=weights == "hub")
     if classes is not None:
@@ -229,6 +262,12 @@ def state_digest(model: nn.Module) -> str:
         digest.update(f"{key}:{value.dtype}:{tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def further_heads_in(state: Mapping[str, Tensor]) -> dict[str, int]:
+    """Return the further heads whose weights these are, by name, and how many classes each has."""
+    pattern = re.compile(rf"{FURTHER_HEADS}\.(.+)\.weight")
+    return {match[1]: len(value) for key, value in state.items() if (match := pattern.fullmatch(key))}
 
 
 def read_weights(path: Path, *, sha256: str | None = None) -> dict[str, Tensor]:
@@ -267,7 +306,7 @@ def _create(name: str, *, pretrained: bool, classes: int | None = None) -> Any:
         ) from error
 
 
-def _with_local_weights(name: str, path: Path, *, sha256: str | None) -> Any:
+def _with_local_weights(name: str, path: Path, *, sha256: str | None, size: int | None) -> Any:
     import timm
 
     state = read_weights(path, sha256=sha256)
@@ -275,11 +314,22 @@ def _with_local_weights(name: str, path: Path, *, sha256: str | None) -> Any:
     head = heads if isinstance(heads, str) else heads[0]
     rows = state[f"{head}.weight"].shape[0] if f"{head}.weight" in state else 0
     model = _create(name, pretrained=False, classes=rows)
+    if size is not None and _was_saved_at(model, state, size):
+        model.set_input_size(img_size=size)  # else its position embedding would be resampled twice, there and back
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert is not None:
         state = convert(state, model)
     load_strictly(model, state, where=path, name=name)
     return model
+
+
+def _was_saved_at(model: Any, state: Mapping[str, Tensor], size: int) -> bool:
+    """Say whether a transformer's weights hold a position for each patch of an image of this size."""
+    saved, patches = state.get("pos_embed"), getattr(model, "patch_embed", None)
+    if saved is None or saved.ndim != 3 or patches is None or not hasattr(model, "set_input_size"):
+        return False
+    count = (size // patches.patch_size[0]) * (size // patches.patch_size[1])
+    return bool(saved.shape[1] != model.pos_embed.shape[1] and saved.shape[1] - model.num_prefix_tokens == count)
 
 
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], *, where: Path, name: str) -> None:

@@ -88,7 +88,7 @@ class ProbedTeacher:
         """Return the shapes of these taps."""
         below = self._teacher.spec(self._below(taps))
         shapes = {**below.shapes, "probe_logits": (self.probe.linear.out_features,)}
-        return FeatureSpec(name=self.name, shapes={tap: shapes[tap] for tap in taps})
+        return FeatureSpec(name=self.name, shapes={tap: shapes[tap] for tap in taps}, classes=below.classes)
 
     @torch.no_grad()
     def features(self, image_BCHW: Tensor, taps: tuple[str, ...]) -> dict[str, Tensor]:

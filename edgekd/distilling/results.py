@@ -4,7 +4,7 @@ Axes: N, M images; D feature width; K classes.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -42,6 +42,7 @@ class Trained:
     contract: InputContract
     teachings: tuple[Teaching, ...]
     training: TrainingFacts
+    heads: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def features(self, images: ImageSet) -> Features:
         """Return the student's features of whole images, on the CPU."""
@@ -56,7 +57,7 @@ def write_checkpoint(trained: Trained, folder: Path, console: Console) -> Checkp
     train, val = job.source.train(), job.source.val()
     seen, held = trained.features(train) if len(train) else None, trained.features(val)
     logits_MK = held["logits"]
-    if not needs.trains_head and seen is not None:
+    if not needs.trains_head and seen is not None and student.zero_shot is None:
         console.say(f"{job.name}: the method trains no head; it is a linear probe on {len(train)} labelled images")
         fit_head(student.head, seen[HEAD_TAP], labels_of(train))
         logits_MK = student.head.cpu()(held[HEAD_TAP]).detach()
@@ -93,14 +94,17 @@ def write_checkpoint(trained: Trained, folder: Path, console: Console) -> Checkp
         seed=job.seed,
         representation=representation,
         start=job.start_facts,
+        heads=trained.heads,
     )
     write_record(folder / "checkpoint.json", checkpoint)
     return checkpoint
 
 
-def _head(trained: Trained) -> Literal["trained", "probe", "untrained"]:
+def _head(trained: Trained) -> Literal["trained", "probe", "untrained", "zero_shot"]:
     if trained.needs.trains_head and trained.job.plan.freeze != "all":
         return "trained"
+    if trained.student.zero_shot is not None:
+        return "zero_shot"
     return "probe" if len(trained.job.source.train()) else "untrained"
 
 

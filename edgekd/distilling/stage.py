@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -13,14 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.core.console import Console
-from edgekd.core.contracts import Batch, FrozenModel, Needs
+from edgekd.core.contracts import Batch, FeatureSpec, FrozenModel, Needs
 from edgekd.core.errors import DataError, UsageError
 from edgekd.core.host import usable_cores
 from edgekd.core.records import Checkpoint, InputContract, TrainingFacts
 from edgekd.core.store import append_text, begin_stage
-from edgekd.distilling import loop
+from edgekd.distilling import cohort, loop, peers
 from edgekd.distilling.allocator import keep_freed_memory
+from edgekd.distilling.class_sets import check_same, check_texts
+from edgekd.distilling.cohort import Cohort
 from edgekd.distilling.evaluation import collect, labels_of
+from edgekd.distilling.faults import blamed, load_all
 from edgekd.distilling.heads import with_fresh_head
 from edgekd.distilling.imagesets import InMemory, concat
 from edgekd.distilling.job import Job
@@ -28,7 +32,7 @@ from edgekd.distilling.models import TappedModel
 from edgekd.distilling.results import HEAD_TAP, Trained, fit_head, write_checkpoint
 from edgekd.distilling.sampling import EpochSampler, SharedSampler
 from edgekd.distilling.subteachers import answered
-from edgekd.distilling.teaching import Lesson, Teaching, blamed, load_all, teach
+from edgekd.distilling.teaching import Lesson, Teaching, teach
 from edgekd.distilling.views import Crops, Views, collated
 
 HELD_BYTES = 1 << 30
@@ -36,6 +40,8 @@ HELD_BYTES = 1 << 30
 
 def distill(job: Job, folder: Path, console: Console) -> Checkpoint:
     """Train a student and write `checkpoint.json`, the weights, the history and the predictions into `folder`.
+
+    Peers learn with it, and theirs are written into their own folders before.
 
     Raises `UsageError` when method, models and data have nothing in common, before anything is written.
     """
@@ -75,29 +81,64 @@ class _Stage:
         student = cast(TappedModel, job.student.build(len(self.classes), start=job.start is None))
         if job.start is not None:
             student = self._started(job.start)
+        specs = tuple(teaching.spec() for teaching in teachings)
+        heads = job.method.further_heads(specs)
+        learner, criterion = self._learner(student, specs, start=True)
         contract = job.student.input_contract()
-        criterion = job.method.build(
-            student.spec(self.needs.student_taps), tuple(teaching.spec() for teaching in teachings), len(self.classes)
-        )
         if hasattr(criterion, "fit"):
             cast(Any, criterion).fit(tuple(teaching.rows(self.needs.fit_samples) for teaching in teachings))
         begin_stage(self.folder, "checkpoint.json")
-        trained: nn.Module = student
+        trained: nn.Module = learner
         if job.plan.freeze == "all":
             training = self._fit_only(student, contract)
         else:
-            trained, training = loop.train(self._task(student, teachings, criterion.to(self.device), contract), self.console)
+            trained, training = loop.train(self._task(learner, teachings, criterion.to(self.device), contract), self.console)
+        trained.eval()
         result = Trained(
             job=job,
             needs=self.needs,
             cache=self.cache,
-            student=cast(TappedModel, trained.eval()),
+            student=trained.first if isinstance(trained, Cohort) else cast(TappedModel, trained),
             criterion=criterion.eval(),
             contract=contract,
             teachings=teachings,
             training=training,
+            heads=heads,
         )
+        if isinstance(trained, Cohort):
+            peers.write_checkpoints(result, trained, self.folder / "history.jsonl", self.console)
         return write_checkpoint(result, self.folder, self.console)
+
+    def _learner(
+        self, student: TappedModel, teachers: tuple[FeatureSpec, ...], *, start: bool
+    ) -> tuple[TappedModel | Cohort, nn.Module]:
+        """Return the student with its heads and its peers, and the criterion; `start` loads the peers' starting weights.
+
+        Raises `UsageError` where they do not fit: also a teacher or a zero-shot head about other classes than the images.
+        """
+        if not self.needs.class_sets:
+            check_same(teachers, self.classes)
+        check_texts(getattr(student, "class_names", ()), self.classes)
+        heads = self.job.method.further_heads(teachers)
+        if heads:
+            student.add_heads({name: len(classes) for name, classes in heads.items()})
+        taps = (*self.job.method.needs().student_taps, *(f"logits_{name}" for name in heads))
+        self.needs = replace(self.needs, student_taps=taps)
+        learner = self._with_peers(student, start=start)
+        spec = replace(learner.spec(taps), classes=self.classes)
+        return learner, self.job.method.build(spec, teachers, len(self.classes))
+
+    def _with_peers(self, student: TappedModel, *, start: bool) -> TappedModel | Cohort:
+        """Return the student alone, or with those that learn with it: each a model of its own, or branches of one trunk."""
+        job, count = self.job, len(self.classes)
+        if not job.peers:
+            return student
+        if self.needs.branches and job.start is not None:
+            copies = cohort.copies_of(student, (job.name, *(peer.name for peer in job.peers)))
+            return cohort.branched(copies, alike=True)
+        others = {peer.name: peers.built(peer, count, start=start) for peer in job.peers}
+        together = {job.name: student, **others}
+        return cohort.branched(together) if self.needs.branches else Cohort(together)
 
     def _started(self, weights: Path) -> TappedModel:
         job, classes = self.job, len(self.classes)
@@ -150,15 +191,15 @@ class _Stage:
 
     def _check_method(self, frozen: tuple[FrozenModel, ...], taps: tuple[tuple[str, ...], ...]) -> None:
         """Raise `UsageError` if student, method and teachers do not fit, before any teacher has worked for it."""
-        if not self.needs.student_taps:
-            return
         specs = []
         for number, (part, model, own) in enumerate(zip(self.job.teachers, frozen, taps, strict=True)):
             with blamed(part, number, of=len(frozen)):
                 specs.append(answered(model, own, classes=len(self.classes)))
+        if not self.needs.student_taps and not self.job.method.further_heads(tuple(specs)):
+            return  # only a question to the teachers
         with torch.random.fork_rng(devices=[]):
             student = cast(TappedModel, self.job.student.build(len(self.classes), start=False))
-            self.job.method.build(student.spec(self.needs.student_taps), tuple(specs), len(self.classes))
+            self._learner(student, tuple(specs), start=False)
 
     @cached_property
     def _held(self) -> InMemory:
@@ -166,6 +207,7 @@ class _Stage:
 
     def _check_needs(self) -> None:
         job, method = self.job, self.job.method.ref().use
+        peers.check(job, self.needs)
         if self.needs.labels and len(job.source.train()) == 0:
             raise DataError(f"method {method} needs labelled training images, and the source has none")
         if job.plan.freeze is not None and not self.needs.trains_head:
@@ -175,7 +217,7 @@ class _Stage:
             )
 
     def _task(
-        self, student: TappedModel, teachings: tuple[Teaching, ...], criterion: nn.Module, contract: InputContract
+        self, student: TappedModel | Cohort, teachings: tuple[Teaching, ...], criterion: nn.Module, contract: InputContract
     ) -> loop.Task:
         job = self.job
 
@@ -198,11 +240,12 @@ class _Stage:
             plan=job.plan,
             seed=job.seed,
             evaluate=self._evaluator(contract),
+            evaluate_peers=self._evaluate_peers if job.peers else None,
             history=self.folder / "history.jsonl",
         )
 
     def _epoch_hook(
-        self, student: TappedModel, teachings: tuple[Teaching, ...], criterion: nn.Module
+        self, student: TappedModel | Cohort, teachings: tuple[Teaching, ...], criterion: nn.Module
     ) -> Callable[[], Mapping[str, float]] | None:
         if not hasattr(criterion, "begin_epoch"):
             return None
@@ -267,11 +310,19 @@ class _Stage:
         label_N = labels_of(val)
 
         def top1(model: nn.Module) -> float:
-            answer = cast(TappedModel, model).features
+            answer = (model.first if isinstance(model, Cohort) else cast(TappedModel, model)).features
             logits_NK = collect(lambda x: answer(x, ("logits",)), val, contract, device=self.device)["logits"]
             return float((logits_NK.argmax(dim=1) == label_N).double().mean())
 
         return top1
+
+    def _evaluate_peers(self, model: nn.Module) -> dict[str, float]:
+        assert isinstance(model, Cohort)
+        parts = {peer.name: peer.student for peer in self.job.peers}
+        return {
+            peers.top1_of(name): self._evaluator(parts[name].input_contract())(student)
+            for name, student in model.others.items()
+        }
 
 
 def compute_device() -> torch.device:

@@ -13,7 +13,7 @@ Axes: N images, D feature width, K classes.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -77,20 +77,9 @@ def resampled(label_N: Tensor, bag: int) -> Tensor:
 def answered(frozen: FrozenModel, taps: tuple[str, ...], *, classes: int) -> FeatureSpec:
     """Return the shapes of a teacher's answers, derived ones included."""
     asked = {tap: understood(tap) for tap in taps}
-    own = frozen.spec(stored(one for one in asked.values())).shapes
-    return FeatureSpec(name=frozen.name, shapes={tap: (classes,) if one.probe else own[one.tap] for tap, one in asked.items()})
-
-
-def finite(found: dict[str, Tensor], name: str, where: Callable[[int], str]) -> dict[str, Tensor]:
-    """Return the answers; raise `UsageError` with the teacher's name, tap and image if one of the numbers is not finite."""
-    for tap, value in found.items():
-        whole_B = value.flatten(1).isfinite().all(dim=1)
-        if not bool(whole_B.all()):
-            raise UsageError(
-                f"{name}: its `{tap}` {where(int(whole_B.int().argmin()))} holds numbers that are infinite or none at all",
-                mend="run the teacher in float32, or take another one",
-            )
-    return found
+    own = frozen.spec(stored(one for one in asked.values()))
+    shapes = {tap: (classes,) if one.probe else own.shapes[one.tap] for tap, one in asked.items()}
+    return FeatureSpec(name=frozen.name, shapes=shapes, classes=own.classes)
 
 
 def stored(asked: Iterable[SubTeacher]) -> tuple[str, ...]:

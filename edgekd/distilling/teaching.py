@@ -3,8 +3,7 @@
 Axes: B batch, C channels, H height, W width, D feature width, K classes, N images.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -14,16 +13,17 @@ from torch import Tensor
 
 from edgekd.core.console import Console
 from edgekd.core.contracts import FeatureSpec, FrozenModel, ImageSet, Source, Teacher
-from edgekd.core.errors import EdgekdError, UsageError
+from edgekd.core.errors import UsageError
 from edgekd.core.host import cache_folder
 from edgekd.core.images import prepare_batch
 from edgekd.core.plan import Cache
 from edgekd.core.records import InputContract, TeacherFacts
 from edgekd.distilling import cache
 from edgekd.distilling.evaluation import collect, labels_of
+from edgekd.distilling.faults import blamed, finite, load_all
 from edgekd.distilling.feature_store import FeatureStore
 from edgekd.distilling.probes import PROBE_TAP, LinearProbe, ProbedTeacher, knn_top1
-from edgekd.distilling.subteachers import SubTeacher, answered, finite, resampled, stored, understood
+from edgekd.distilling.subteachers import SubTeacher, answered, resampled, stored, understood
 from edgekd.distilling.views import Crops
 
 _ONLINE_BATCH = 64
@@ -256,6 +256,7 @@ class Teaching:
             precision=frozen.precision,
             probe_top1=probe_top1,
             knn_top1=knn,
+            classes=getattr(frozen, "classes", ()),
         )
 
     def _probed_taps(self) -> tuple[str, ...]:
@@ -291,28 +292,6 @@ def teach(
         with blamed(part, number, of=len(parts)):
             found.append(Teaching(part, own, lesson, frozen=model))
     return tuple(found)
-
-
-def load_all(parts: Sequence[Teacher]) -> tuple[FrozenModel, ...]:
-    """Return all teachers, loaded: a missing file of the last one is found before the first has worked for an hour."""
-    found = []
-    for number, part in enumerate(parts):
-        with blamed(part, number, of=len(parts)):
-            found.append(part.load())
-    return tuple(found)
-
-
-@contextmanager
-def blamed(part: Teacher, number: int, *, of: int) -> Iterator[None]:
-    """Have what goes wrong with one of several teachers say which one it is."""
-    try:
-        yield
-    except EdgekdError as error:
-        if of == 1:
-            raise
-        ref = part.ref()
-        name = ref.options.get("model") or ref.use
-        raise type(error)(f"teacher {number + 1} of {of} ({name}): {error.message}", mend=error.mend) from error
 
 
 def _whole_contract(teacher: FrozenModel) -> InputContract:

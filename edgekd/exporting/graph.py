@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 from edgekd.core.contracts import Exportable
 from edgekd.core.errors import UsageError
 from edgekd.core.records import TensorSpec
-from edgekd.exporting.interface import FREE_BATCH, INPUT, OUTPUT, Batch, properties, sample_of
+from edgekd.exporting.interface import FREE_BATCH, INPUT, OUTPUT, Batch, outputs_of, properties, sample_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TypeProto
@@ -48,10 +48,11 @@ def to_onnx(
     if (given := _given(exportable.module, batch)) is not None:
         onnx.helper.set_model_props(given, properties(exportable))
         return given
-    key = _trace_key(exportable, opset, batch, output)
+    outputs = outputs_of(exportable, output)
+    key = _trace_key(exportable, opset, batch, outputs)
     known = _traces.get(exportable.module)
     if known is None or known[0] != key:
-        known = (key, serialized(stripped(_trace(exportable, opset, batch, output))))
+        known = (key, serialized(stripped(_trace(exportable, opset, batch, outputs))))
         _traces[exportable.module] = known
     model = onnx.load_model_from_string(known[1])
     onnx.helper.set_model_props(model, properties(exportable))
@@ -147,15 +148,15 @@ def _given(module: "nn.Module", batch: Batch) -> "ModelProto | None":
     return given
 
 
-def _trace(exportable: Exportable, opset: int, batch: Batch, output: str) -> "ModelProto":
+def _trace(exportable: Exportable, opset: int, batch: Batch, outputs: tuple[str, ...]) -> "ModelProto":
     import torch
 
     sample = (sample_of(exportable, batch),)
     try:
         with quiet_torch(), torch.no_grad():
             if opset >= _OLDEST_OF_DYNAMO:
-                return _dynamo(exportable.module, sample, opset, batch, output)
-            return _torchscript(exportable.module, sample, opset, batch, output)
+                return _dynamo(exportable.module, sample, opset, batch, outputs)
+            return _torchscript(exportable.module, sample, opset, batch, outputs)
     except (RuntimeError, TypeError, ValueError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UsageError(
@@ -164,7 +165,7 @@ def _trace(exportable: Exportable, opset: int, batch: Batch, output: str) -> "Mo
         ) from error
 
 
-def _dynamo(module: "nn.Module", sample: Any, opset: int, batch: Batch, output: str) -> "ModelProto":
+def _dynamo(module: "nn.Module", sample: Any, opset: int, batch: Batch, outputs: tuple[str, ...]) -> "ModelProto":
     import torch
 
     program = torch.onnx.export(
@@ -175,7 +176,7 @@ def _dynamo(module: "nn.Module", sample: Any, opset: int, batch: Batch, output: 
         verbose=False,
         opset_version=opset,
         input_names=[INPUT],
-        output_names=[output],
+        output_names=list(outputs),
         dynamic_shapes=free_batch(batch),
     )
     if program is None:
@@ -183,12 +184,12 @@ def _dynamo(module: "nn.Module", sample: Any, opset: int, batch: Batch, output: 
     return program.model_proto
 
 
-def _torchscript(module: "nn.Module", sample: Any, opset: int, batch: Batch, output: str) -> "ModelProto":
+def _torchscript(module: "nn.Module", sample: Any, opset: int, batch: Batch, outputs: tuple[str, ...]) -> "ModelProto":
     import onnx
     import torch
 
     written: Any = io.BytesIO()
-    free = {INPUT: {0: FREE_BATCH}, output: {0: FREE_BATCH}} if batch == "dynamic" else None
+    free = {name: {0: FREE_BATCH} for name in (INPUT, *outputs)} if batch == "dynamic" else None
     torch.onnx.export(
         module,
         sample,
@@ -197,7 +198,7 @@ def _torchscript(module: "nn.Module", sample: Any, opset: int, batch: Batch, out
         verbose=False,
         opset_version=opset,
         input_names=[INPUT],
-        output_names=[output],
+        output_names=list(outputs),
         dynamic_axes=free,
     )
     return onnx.load_model_from_string(written.getvalue())
@@ -220,10 +221,12 @@ def stripped(model: "ModelProto") -> "ModelProto":
     return model
 
 
-def _trace_key(exportable: Exportable, opset: int, batch: Batch, output: str) -> str:
+def _trace_key(exportable: Exportable, opset: int, batch: Batch, outputs: tuple[str, ...]) -> str:
     module = exportable.module
     modes = [part.training for part in module.modules()]
-    digest = hashlib.sha256(f"{opset} {batch} {output} {tuple(exportable.sample_BCHW.shape)} {modes} {module}".encode())
+    digest = hashlib.sha256(
+        f"{opset} {batch} {' '.join(outputs)} {tuple(exportable.sample_BCHW.shape)} {modes} {module}".encode()
+    )
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

@@ -1,5 +1,7 @@
 """What every exported model looks like from outside: one input `image`, one output `logits`, and what it says of itself.
 
+A student with further heads has an output `logits_<name>` for each, behind the first.
+
 The input is float32 BCHW in [0, 1]; with `inputs: uint8` it is uint8 BHWC, the bytes of the prepared photograph, and with
 `resize: inside` those of a photograph of any size.
 
@@ -50,11 +52,18 @@ def contract_of(image: TensorSpec, contract: InputContract) -> InputContract:
     return contract.of_bytes(resize_inside=not isinstance(image.shape[1], int))
 
 
+def outputs_of(exportable: Exportable, first: str = OUTPUT) -> tuple[str, ...]:
+    """Return the names of the outputs: the first, and one for each further head."""
+    return (first, *(f"{OUTPUT}_{name}" for name in exportable.heads))
+
+
 def properties(exportable: Exportable) -> dict[str, str]:
     """Return what the exported file says about itself: classes (if any) and input contract as JSON, then the stage's facts."""
     own = {"input": json.dumps(exportable.input.model_dump(mode="json"), sort_keys=True)}
     if exportable.classes:
         own["classes"] = json.dumps(exportable.classes, ensure_ascii=False)
+    if exportable.heads:
+        own["heads"] = json.dumps({f"{OUTPUT}_{name}": found for name, found in exportable.heads.items()}, ensure_ascii=False)
     return dict(sorted({**own, **exportable.metadata}.items()))
 
 

@@ -39,10 +39,17 @@ def cosines(one_NK: Logits, other_NK: Logits) -> Logits:
     return cast("Logits", np.clip(cosine_N, -1.0, 1.0))
 
 
-def compare(torch_NK: Logits, runtime_NK: Logits, samples: Sequence[Sample], classes: tuple[str, ...]) -> Parity:
-    """Return the parity of a runtime's logits with torch's on the same images.
+def compare(
+    torch_NK: Logits,
+    runtime_NK: Logits,
+    samples: Sequence[Sample],
+    classes: tuple[str, ...],
+    *,
+    labels: tuple[str, ...] = (),
+) -> Parity:
+    """Return the parity of a runtime's logits with torch's on the same images; `labels` name the images' own classes.
 
-    Raises `ValueError` if the shapes differ or there is no image.
+    Without `labels` these are the logits' `classes`. Raises `ValueError` if the shapes differ or there is no image.
     """
     if torch_NK.shape != runtime_NK.shape or torch_NK.shape != (len(samples), len(classes)) or not samples:
         raise ValueError(f"cannot compare {torch_NK.shape} with {runtime_NK.shape} for {len(samples)} images")
@@ -64,7 +71,7 @@ def compare(torch_NK: Logits, runtime_NK: Logits, samples: Sequence[Sample], cla
                 image=samples[i].id,
                 torch_class=_name(torch_N[i], classes),
                 runtime_class=_name(runtime_N[i], classes),
-                label=classes[samples[i].label],
+                label=(labels or classes)[samples[i].label],
             )
             for i in np.flatnonzero(~agree_N).tolist()
         ),

@@ -18,7 +18,7 @@ from edgekd.core.contracts import Exportable
 from edgekd.core.errors import IntegrityError, UsageError
 from edgekd.core.records import TensorSpec
 from edgekd.exporting.graph import free_batch, quiet_torch
-from edgekd.exporting.interface import FREE_BATCH, INPUT, OUTPUT, Batch, properties, sample_of
+from edgekd.exporting.interface import FREE_BATCH, INPUT, Batch, outputs_of, properties, sample_of
 
 if TYPE_CHECKING:
     import torch
@@ -48,19 +48,23 @@ def write(exportable: Exportable, batch: Batch) -> tuple[bytes, bytes]:
     try:
         with quiet_torch(), torch.no_grad():
             traced = torch.export.export(exportable.module, (sample_BCHW,), dynamic_shapes=free_batch(batch))
-            logits_BK = exportable.module(sample_BCHW)
+            answers = exportable.module(sample_BCHW)
     except (RuntimeError, TypeError, ValueError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UsageError(f"this student cannot be traced by torch.export: {reason}") from error
     tensors = _tensors(traced)
     size: int | str = FREE_BATCH if batch == "dynamic" else batch
+    several = answers if isinstance(answers, tuple) else (answers,)
+    specs = [
+        [name, [size, *answer_BK.shape[1:]], "float32"] for name, answer_BK in zip(outputs_of(exportable), several, strict=True)
+    ]
     program = {
         "program": SCHEMA,
         "input": [INPUT, [size, *sample_BCHW.shape[1:]], "float32"],
-        "output": [OUTPUT, [size, *logits_BK.shape[1:]], "float32"],
+        "output": specs[0],
         "about": properties(exportable),
         "tensors": sorted(tensors),
-        **_steps(traced, known=set(tensors)),
+        **_steps(traced, known=set(tensors), further=specs[1:]),
     }
     return (json.dumps(program, indent=1, ensure_ascii=False) + "\n").encode(), save(tensors)
 
@@ -79,7 +83,9 @@ class Program:
                 raise IntegrityError(f"not a torch program of schema {SCHEMA}", mend="export it again")
             self.tensors: dict[str, torch.Tensor] = load(weights)
             self.input, self.output = _read_spec(data["input"]), _read_spec(data["output"])
-            self._feed, self._answer = str(data["feed"]), str(data["answer"])
+            self._feed = str(data["feed"])
+            self._answers = [str(data["answer"]), *(str(entry["answer"]) for entry in data.get("further", []))]
+            self.further = tuple(_read_spec(entry["output"]) for entry in data.get("further", []))
             self._steps = [_Step(step) for step in data["steps"]]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
             raise IntegrityError(f"not a valid torch program: {error}", mend="export it again") from error
@@ -87,13 +93,16 @@ class Program:
 
     def __call__(self, image_BCHW: "torch.Tensor") -> "torch.Tensor":
         """Return logits_BK."""
+        return self.answers(image_BCHW)[0]
+
+    def answers(self, image_BCHW: "torch.Tensor") -> "list[torch.Tensor]":
+        """Return logits_BK, and those of each further head."""
         values: dict[str, Any] = {**self.tensors, self._feed: image_BCHW}
         for step in self._steps:
             values[step.name] = step.run(values)
             for name in step.last_use_of:
                 del values[name]
-        logits_BK: torch.Tensor = values[self._answer]
-        return logits_BK
+        return [values[name] for name in self._answers]
 
     def _check_order(self) -> None:
         """Check that every value is made before it is used, and note where each is used last so that it can be freed."""
@@ -105,10 +114,11 @@ class Program:
                 raise IntegrityError(f"not a valid torch program: step {step.name!r} uses {missing} or comes twice")
             made.add(step.name)
             last |= dict.fromkeys([*step.uses, step.name], step)
-        if self._answer not in made:
-            raise IntegrityError(f"not a valid torch program: nothing makes its answer {self._answer!r}")
+        for answer in self._answers:
+            if answer not in made:
+                raise IntegrityError(f"not a valid torch program: nothing makes its answer {answer!r}")
         for name, step in last.items():
-            if name not in self.tensors and name != self._answer:
+            if name not in self.tensors and name not in self._answers:
                 step.last_use_of.append(name)
 
 
@@ -195,7 +205,7 @@ def _tensors(traced: "ExportedProgram") -> "dict[str, torch.Tensor]":
     return {name: stored[key].detach().clone().contiguous() for name, key in names.items() if name in used}
 
 
-def _steps(traced: "ExportedProgram", *, known: set[str]) -> dict[str, Any]:
+def _steps(traced: "ExportedProgram", *, known: set[str], further: list[list[Any]]) -> dict[str, Any]:
     nodes = list(traced.graph.nodes)
     feeds = [node.name for node in nodes if node.op == "placeholder" and node.name in traced.graph_signature.user_inputs]
     calls = [node for node in nodes if node.op == "call_function" and not _only_asserts(node)]
@@ -206,9 +216,10 @@ def _steps(traced: "ExportedProgram", *, known: set[str]) -> dict[str, Any]:
         if node.kwargs:
             step["kwargs"] = {key: _written(arg, made) for key, arg in node.kwargs.items()}
         steps.append(step)
-    (answer,) = traced.graph_signature.user_outputs
+    answer, *others = traced.graph_signature.user_outputs
     (feed,) = feeds
-    return {"feed": feed, "steps": steps, "answer": answer}
+    told = [{"output": spec, "answer": other} for spec, other in zip(further, others, strict=True)]
+    return {"feed": feed, "steps": steps, "answer": answer, **({"further": told} if told else {})}
 
 
 def _only_asserts(node: Any) -> bool:

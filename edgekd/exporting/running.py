@@ -51,13 +51,16 @@ class RunnerSession:
 
     def run(self, image_BCHW: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
         """Return the model's first output."""
+        return self.run_all(image_BCHW)[0]
+
+    def run_all(self, image_BCHW: "np.ndarray[Any, Any]") -> "list[np.ndarray[Any, Any]]":
+        """Return every output."""
         check_input(image_BCHW, self.shape, self.dtype)
         if self._session is None:
             raise RuntimeError("this session is closed")
         with explained(self._runner):
-            answers = self._session.run(image_BCHW)
-        logits_BK: np.ndarray[Any, Any] = answers[0]
-        return logits_BK
+            answers: list[np.ndarray[Any, Any]] = self._session.run(image_BCHW)
+        return answers
 
     def __enter__(self) -> Self:
         return self

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +33,8 @@ from edgekd.core.predictions import write_predictions
 from edgekd.core.records import Artifact, Checkpoint, FileRef, InputContract, MadeBy, Quantisation, licences_of_weights
 from edgekd.core.store import begin_stage, checked_file, disk_errors, file_ref, sync_files, write_record
 from edgekd.core.thumbnails import write_thumbnails
-from edgekd.exporting import flips, parity
-from edgekd.exporting.interface import contract_of, shown
+from edgekd.exporting import flips, heads, macs, parity
+from edgekd.exporting.interface import OUTPUT, contract_of, outputs_of, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,13 +77,27 @@ class Reference:
         module = load_student(checkpoint, folder, student)
         self.exportable = exportable_of(checkpoint, student, module)
         self.held_against = held_against or self.exportable
-        self.logits_NK = eager_answers(module, self.images, checkpoint.input, label="torch", console=console, workers=threads)
-        broken_N = ~parity.finite(self.logits_NK)
+        answers_NK = eager_answers(
+            module,
+            self.images,
+            checkpoint.input,
+            label="torch",
+            console=console,
+            workers=threads,
+            taps=outputs_of(self.exportable),
+        )
+        self.logits_NK, *self.of_heads = heads.split(answers_NK, checkpoint)
+        broken_N = ~parity.finite(answers_NK)
         if broken_N.any():
             raise EvidenceError(
                 f"the student itself answers with NaN or infinity on {broken_N.sum()} of {len(self.images)} images",
                 mend="train it again with a lower learning rate",
             )
+
+    @cached_property
+    def macs(self) -> int | None:
+        """Return the student's multiply-accumulates for one image."""
+        return macs.count(self.exportable.module, self.exportable.input.size_px)
 
 
 def export(
@@ -106,6 +121,7 @@ def export(
     if not not_executed:
         need_packages(backend)
     checkpoint = reference.checkpoint
+    heads.check_backend(backend, checkpoint)
     name = f"{backend.ref().use} {backend.precision}"
     begin_stage(folder, RECORD)
     console.say(f"{name}: exporting {checkpoint.student_name}")
@@ -118,8 +134,9 @@ def export(
         ran = _Ran(not_executed=not_executed)
     else:
         with backend.open(folder, written.files, threads=threads) as session:
-            logits_NK = _through(session, written, reference, label=name, console=console)
-            ran = _Ran(session.executed_on, session.executed_precision, session.runtime, logits_NK)
+            answers_NK = _through(session, written, reference, label=name, console=console)
+            first_NK, *of_heads = heads.split(answers_NK, checkpoint)
+            ran = _Ran(session.executed_on, session.executed_precision, session.runtime, first_NK, tuple(of_heads))
     kept = _pictures_of_flips(reference, ran.logits_NK, folder) if pictures else None
     artifact = _record(backend, folder, written, reference, ran, quantisation, from_, made_by, kept)
     _tell(artifact, console)
@@ -166,6 +183,7 @@ class _Ran:
     precision: str = NOT_EXECUTED
     runtime: str = NOT_EXECUTED
     logits_NK: "Logits | None" = None
+    of_heads: "tuple[Logits, ...]" = ()
     not_executed: str = ""
 
 
@@ -188,6 +206,7 @@ def _record(
     if found is not None:
         decision = agreement.decide(found, precision=backend.precision, executed_precision=ran.precision)
         found = found.model_copy(update={"decision": decision})
+    further = heads.judged(reference, ran.of_heads, precision=backend.precision, executed_precision=ran.precision)
     artifact = Artifact(
         made_by=made_by,
         from_=from_,
@@ -199,16 +218,18 @@ def _record(
         files=files,
         size_bytes=sum(file.size_bytes for file in files),
         inputs=written.inputs,
-        outputs=written.outputs,
+        outputs=heads.named(written.outputs, checkpoint),
         opset=written.opset,
         classes=classes,
         input=contract_of(written.inputs[0], checkpoint.input),
-        parity=found,
+        parity=heads.worst(found, further),
         accuracy=None if logits_NK is None else write_predictions(logits_NK, samples, classes, folder),
         licences=licences_of_weights(checkpoint),
         quantisation=quantisation,
         not_executed=ran.not_executed,
+        heads=further,
         flips=pictures,
+        macs=reference.macs,
     )
     write_record(folder / RECORD, artifact)
     return artifact
@@ -246,25 +267,33 @@ def exportable_of(checkpoint: Checkpoint, student: Student, module: "nn.Module")
         classes=checkpoint.classes,
         metadata=about(checkpoint),
         sample_BCHW=sample_for(checkpoint.input),
+        heads=checkpoint.heads,
     )
 
 
 def eager_answers(
-    module: "nn.Module", images: ImageSet, contract: InputContract, *, label: str, console: Console, workers: int = 1
+    module: "nn.Module",
+    images: ImageSet,
+    contract: InputContract,
+    *,
+    label: str,
+    console: Console,
+    workers: int = 1,
+    taps: tuple[str, ...] = (OUTPUT,),
 ) -> "Logits":
-    """Return a student's own logits_NK of all images in order, `workers` batches beside one another."""
+    """Return a student's own logits_NK of all images in order, `workers` batches beside one another; several taps joined."""
     # Each batch on one core: torch's own threads wait for each other and crawl on a busy machine.
     with _torch_threads(1):
-        return _answers(_eager(module), images, contract, batch=_BATCH, label=label, console=console, workers=workers)
+        return _answers(_eager(module, taps), images, contract, batch=_BATCH, label=label, console=console, workers=workers)
 
 
-def _eager(module: Any) -> "Callable[[Logits], Logits]":
+def _eager(module: Any, taps: tuple[str, ...]) -> "Callable[[Logits], Logits]":
     import torch
 
     def answer(image_BCHW: "Logits") -> "Logits":
         with torch.inference_mode():
-            logits_BK = module.features(torch.from_numpy(image_BCHW), ("logits",))["logits"]
-            found: Logits = logits_BK.float().numpy()
+            answers = module.features(torch.from_numpy(image_BCHW), taps)
+            found: Logits = torch.cat([answers[tap].float() for tap in taps], dim=1).numpy()
             return found
 
     return answer
@@ -324,7 +353,7 @@ def _check_written(written: ExportedFiles, checkpoint: Checkpoint, name: str) ->
     takes = contract_of(written.inputs[0], checkpoint.input)
     sides = written.inputs[0].shape[1:3] if takes.resize_inside else checkpoint.input.size_px
     image = (*sides, 3) if takes.takes_bytes else (3, *sides)
-    wanted = image, (len(checkpoint.classes),)
+    wanted = image, (len(checkpoint.classes),), *((len(classes),) for classes in checkpoint.heads.values())
     found = tuple(tuple(spec.shape[1:]) for spec in (*written.inputs, *written.outputs))
     if found != wanted:
         raise IntegrityError(
@@ -338,7 +367,7 @@ def _through(session: Session, written: ExportedFiles, reference: Reference, *, 
     contract = contract_of(written.inputs[0], reference.exportable.input)
     size = fixed if isinstance(fixed, int) else _BATCH
     return _answers(
-        session.run,
+        heads.together(session) if reference.checkpoint.heads else session.run,
         reference.images,
         contract,
         batch=1 if contract.resize_inside else size,

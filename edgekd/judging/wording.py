@@ -23,6 +23,8 @@ _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 
 def plain(text: str) -> str:
     """Return text on one line in which every control, direction-changing or invisible character is spelled out."""
+    if text.isprintable():  # most texts, and then there is nothing to look for
+        return text
     return "".join(c.encode("unicode_escape").decode() if _is_invisible(c) else c for c in text)
 
 

@@ -1,6 +1,7 @@
 """Every registered format, built in or added, keeps the promises of a format. A new one needs a case here."""
 
 import importlib.util
+import json
 import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -9,6 +10,7 @@ from typing import ClassVar
 from xml.etree import ElementTree as ET
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from edgekd.core import parts
 from edgekd.core.contracts import Format
@@ -37,12 +39,35 @@ def is_markdown(text: str) -> None:
     assert [line for line in text.splitlines() if line.startswith("# ")] == text.splitlines()[:1]
 
 
+def is_comment(text: str) -> None:
+    """A hidden mark, then a heading that is smaller than a page's."""
+    lines = text.splitlines()
+    assert lines[0].startswith("<!-- edgekd verdict ")
+    assert lines[2].startswith("### ")
+
+
+def is_commands(text: str) -> None:
+    """A workflow command on every line."""
+    assert all(line.startswith(("::error ", "::warning ")) for line in text.splitlines())
+
+
+def is_table(text: str) -> None:
+    """The verdict stands in the last line."""
+    assert "(exit code " in text.splitlines()[-1]
+
+
 # name -> what a document of this format must be
 CASES: dict[str, Callable[[str], object]] = {
+    "annotations": is_commands,
+    "badge": lambda text: json.loads(text)["message"],
+    "comment": is_comment,
     "html": is_html,
     "json": lambda text: Report.from_json(text),
     "junit": lambda text: ET.fromstring(text.encode()),
     "markdown": is_markdown,
+    "openmetrics": lambda text: list(text_string_to_metric_families(text)),
+    "sarif": lambda text: json.loads(text)["runs"][0]["results"],
+    "terminal": is_table,
 }
 NAMES = parts.names("format")
 

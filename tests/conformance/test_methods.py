@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from edgekd.core.errors import UsageError
 
 CLASSES, WIDTH_S, WIDTH_T, B = 5, 8, 12, 6
 FITTED_N = 200
-KNOWN_STUDENT_TAPS = {"pooled", "pre_act", "pre_logits", "logits", "map"}
+KNOWN_STUDENT_TAPS = {"pooled", "pre_act", "pre_logits", "logits", "map", "embedding"}
+NAMES = tuple(f"class_{index}" for index in range(CLASSES))
 
 
 def method(name: str) -> Method:
@@ -24,7 +26,22 @@ def method(name: str) -> Method:
 
 def spec(name: str, taps: tuple[str, ...], width: int) -> FeatureSpec:
     shapes = {tap: (CLASSES,) if "logits" in tap and tap != "pre_logits" else (width,) for tap in taps}
-    return FeatureSpec(name=name, shapes=shapes)
+    return FeatureSpec(name=name, shapes=shapes | ({"map": (width, 3, 3)} if "map" in taps else {}), classes=NAMES)
+
+
+def together(student: FeatureSpec, needs: Needs) -> FeatureSpec:
+    """Return a student's taps, and those of its peers or branches as the stage adds them."""
+    shapes = dict(student.shapes)
+    for peer in range(max(needs.peers, needs.branches - 1)):
+        shapes |= {f"peer_{peer}/{tap}": shape for tap, shape in student.shapes.items()}
+    return replace(student, shapes=shapes | ({"trunk": (WIDTH_S,)} if needs.branches else {}))
+
+
+def knowing(teacher: FeatureSpec, number: int, *, of: int) -> FeatureSpec:
+    """Return a teacher that knows all classes if it is alone, else all but one that another one knows."""
+    names = tuple(name for index, name in enumerate(NAMES) if of == 1 or index != number)
+    shapes = {tap: (len(names),) if tap == "logits" else shape for tap, shape in teacher.shapes.items()}
+    return replace(teacher, shapes=shapes, classes=names)
 
 
 def tensors(model: FeatureSpec, *, grad: bool, rows: int = B) -> dict[str, torch.Tensor]:
@@ -49,8 +66,11 @@ def batch(labels: list[int]) -> Batch:
 def built(name: str, teachers: int) -> tuple[Needs, nn.Module, FeatureSpec, tuple[FeatureSpec, ...]]:
     part = method(name)
     needs = part.needs()
-    student = spec("student", needs.student_taps, WIDTH_S)
-    specs = tuple(spec(f"teacher{i}", needs.teacher_taps, WIDTH_T + i) for i in range(teachers))
+    student = together(spec("student", needs.student_taps, WIDTH_S), needs)
+    widths = [WIDTH_S if "embedding" in needs.teacher_taps else WIDTH_T + i for i in range(teachers)]
+    specs = tuple(spec(f"teacher{i}", needs.teacher_taps, width) for i, width in enumerate(widths))
+    if needs.class_sets:
+        specs = tuple(knowing(one, i, of=teachers) for i, one in enumerate(specs))
     return needs, part.build(student, specs, CLASSES), student, specs
 
 
@@ -64,6 +84,7 @@ def test_methods_are_registered() -> None:
     assert {
         "supervised",
         *("kd", "dkd", "dist", "logit_standard"),
+        *("mutual", "one", "fusion", "uhc", "clip"),
         *("feature", "similarity_preserving", "rkd", "queue_similarity", "kdep", "specmatch"),
     } <= set(parts.names("method"))
 

@@ -17,6 +17,7 @@ from edgekd.distilling.ensembles import (
     drop_teachers,
     gated,
     noisy,
+    noisy_features,
     standardised,
 )
 from edgekd.distilling.losses import kl, kl_to
@@ -169,6 +170,16 @@ def test_noise_is_relative_and_meets_a_share_of_the_images() -> None:
     assert float(ratio.std()) == pytest.approx(0.1, rel=0.05)
     assert bool((found[:, 0] == 0).all())
     assert torch.equal(noisy(values, sigma=0.0, share=0.5, generator=generator()), values)
+
+
+def test_noise_on_features_is_in_deviations() -> None:
+    """f + sigma xi: zeros are moved as far as threes; about half of the images are."""
+    values = torch.tensor([0.0, 3.0]).repeat(4000, 4)
+    found = noisy_features(values, sigma=0.2, share=0.5, generator=generator()) - values
+    touched = (found != 0).any(dim=1)
+    assert float(touched.double().mean()) == pytest.approx(0.5, abs=0.05)
+    for column in range(2):
+        assert float(found[touched][:, column].std()) == pytest.approx(0.2, rel=0.1)
 
 
 def test_the_names_that_the_house_promises() -> None:

@@ -164,16 +164,20 @@ def test_similarity_weights_are_found_on_the_labelled_images_once() -> None:
     assert torch.equal(again.weight_V, criterion.weight_V)
 
 
-def test_noise_is_for_training_alone() -> None:
+@pytest.mark.parametrize(("name", "options"), [("ensemble", {}), ("unic", {"drop": 0.0})])
+def test_noise_is_for_training_alone(name: str, options: dict[str, Any]) -> None:
     """In training every step differs, in evaluation none does."""
-    criterion = made("ensemble", noise=0.5)
+    criterion, plain = made(name, noise=0.5, **options), made(name, **options)
+    for one in (criterion, plain):
+        if hasattr(one, "fit"):
+            one.fit(answers(one.method, count=N, seed=3))
     own, taught = student_of(criterion.method), answers(criterion.method)
     values = [float(criterion(own, taught, batch()).total.detach()) for _ in range(3)]
     assert len(set(values)) == 3
     criterion.eval()
     still = [float(criterion(own, taught, batch()).total.detach()) for _ in range(2)]
     assert still[0] == still[1]
-    assert still[0] == pytest.approx(float(made("ensemble")(own, taught, batch()).total.detach()), rel=1e-6)
+    assert still[0] == pytest.approx(float(plain(own, taught, batch()).total.detach()), rel=1e-6)
 
 
 def test_an_ensemble_of_sub_teachers_asks_for_each_by_name() -> None:

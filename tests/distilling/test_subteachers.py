@@ -14,8 +14,9 @@ from edgekd.core.contracts import FeatureSpec, Teacher
 from edgekd.core.errors import UsageError
 from edgekd.core.host import made_by
 from edgekd.core.plan import Cache, Duration, Train
-from edgekd.distilling import models, stage, teaching
+from edgekd.distilling import models, stage
 from edgekd.distilling.evaluation import labels_of
+from edgekd.distilling.faults import load_all
 from edgekd.distilling.imagesets import concat
 from edgekd.distilling.job import Job
 from edgekd.distilling.methods.ensemble import Ensemble
@@ -285,7 +286,7 @@ def test_several_teachers_train_one_student(tmp_path: Path) -> None:
 def test_one_teacher_alone_is_not_numbered(tmp_path: Path) -> None:
     """There is nothing to tell it from."""
     with pytest.raises(UsageError, match=r"^weights.safetensors: there is no such"):
-        teaching.load_all((Maps(missing=True),))
+        load_all((Maps(missing=True),))
 
 
 # ------------------------------------------------------------------------------------------------------ stochastic depth

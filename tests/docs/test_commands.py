@@ -42,13 +42,22 @@ def unknown_words(arguments: list[str]) -> list[str]:
     """Return what `edgekd ARGUMENTS` would not understand: the command or an option of it."""
     if arguments[0] not in COMMANDS:
         return arguments[:1]
-    known = {option for param in COMMANDS[arguments[0]].params for option in (*param.opts, "--help")}
+    command = COMMANDS[arguments[0]]
+    if hasattr(command, "commands"):
+        if len(arguments) < 2 or arguments[1] not in command.commands:
+            return arguments[:2]
+        command = command.commands[arguments[1]]
+    known = {option for param in command.params for option in (*param.opts, "--help")}
     return [word for word in arguments[1:] if word.startswith("-") and word.partition("=")[0] not in known]
 
 
 def test_the_readme_shows_every_command_and_only_those() -> None:
     """A new command is not forgotten, and a removed one does not linger."""
-    assert {arguments[0] for arguments in typed("README.md", "edgekd")} == set(COMMANDS)
+    groups = {name: set(command.commands) for name, command in COMMANDS.items() if hasattr(command, "commands")}
+    shown = list(typed("README.md", "edgekd"))
+    assert {arguments[0] for arguments in shown} == set(COMMANDS)
+    for name, commands in groups.items():
+        assert {arguments[1] for arguments in shown if arguments[0] == name} == commands
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -33,7 +33,7 @@ class Classifier {
         request_.set_input_tensor(contract_.bytes ? ov::Tensor(ov::element::u8, shape, tensor.bytes.data())
                                                   : ov::Tensor(ov::element::f32, shape, tensor.floats.data()));
         request_.infer();
-        const ov::Tensor answer = request_.get_output_tensor();
+        const ov::Tensor answer = request_.get_output_tensor(0);
         return {answer.data<float>(), answer.data<float>() + answer.get_shape().back()};
     }
 

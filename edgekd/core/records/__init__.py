@@ -4,7 +4,7 @@ Every record says who made it (`made_by`) and from which records (`from_`, name 
 back to the pixels. Units are in the names; shares are fractions in [0, 1].
 """
 
-from edgekd.core.records.artifacts import Artifact, Candidate, Flip, Parity, ParityDecision, Quantisation, TensorSpec
+from edgekd.core.records.artifacts import Artifact, Candidate, Flip, HeadFacts, Parity, ParityDecision, Quantisation, TensorSpec
 from edgekd.core.records.checkpoints import (
     IMPORTED,
     Accuracy,
@@ -54,6 +54,7 @@ __all__ = [
     "Finding",
     "Fingerprint",
     "Flip",
+    "HeadFacts",
     "InputContract",
     "Interval",
     "LatencySummary",

@@ -10,11 +10,23 @@ from edgekd.core.records.record import Fact, FileRef, Record
 
 
 class TensorSpec(Fact):
-    """A named input or output; `batch` stands for a free batch axis."""
+    """A named input or output; `batch` stands for a free batch axis.
+
+    `classes` are what a further output answers over, in order; the first output's are the artifact's own.
+    """
 
     name: str
     shape: tuple[int | str, ...]
     dtype: str
+    classes: tuple[str, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out classes where there are none of its own, so that records made before there could be keep their digest."""
+        facts: dict[str, Any] = write(self)
+        if not self.classes:
+            facts.pop("classes", None)
+        return facts
 
 
 class Flip(Fact):
@@ -65,6 +77,24 @@ class Parity(Fact):
     def top1_agreement(self) -> float:
         """Return the share of images on which both give the same first answer."""
         return self.top1_agreements / self.images
+
+
+class HeadFacts(Fact):
+    """A further output of an artifact: its parity with torch, and its accuracy over the images of its own classes.
+
+    Both are None where the artifact was not executed, and the accuracy also where no validation image has one of its classes.
+    """
+
+    output: str
+    classes: tuple[str, ...]
+    parity: Parity | None
+    images: int = 0
+    top1_correct: int | None = None
+
+    @property
+    def top1(self) -> float | None:
+        """Return the share of the images of its classes that it tells right."""
+        return None if self.top1_correct is None else self.top1_correct / self.images
 
 
 class Candidate(Fact):
@@ -140,6 +170,7 @@ class Artifact(Record):
     quantisation: Quantisation | None = None
     not_executed: str = ""
     macs: int | None = None
+    heads: tuple[HeadFacts, ...] = ()
     flips: FileRef | None = None
 
     @property
@@ -159,10 +190,7 @@ class Artifact(Record):
         facts: dict[str, Any] = write(self)
         if self.quantisation is None:
             facts.pop("quantisation", None)
-        if not self.not_executed:
-            facts.pop("not_executed", None)
-        if self.macs is None:
-            facts.pop("macs", None)
-        if self.flips is None:
-            facts.pop("flips", None)
+        for name in ("not_executed", "heads", "flips", "macs"):
+            if not getattr(self, name):
+                facts.pop(name, None)
         return facts

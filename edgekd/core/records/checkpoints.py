@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from edgekd.core.parts import PartRef
 from edgekd.core.records.record import Fact, FileRef, Record
@@ -89,7 +89,10 @@ class DataFacts(Fact):
 
 
 class TeacherFacts(Fact):
-    """A frozen teacher: name, weights, input size, and what its features are worth on these images (fractions)."""
+    """A frozen teacher: name, weights, input size, and what its features are worth on these images (fractions).
+
+    `classes` are what its own logits stand for, in order, where that is known.
+    """
 
     part: PartRef
     name: str
@@ -100,6 +103,15 @@ class TeacherFacts(Fact):
     precision: str = "fp32"
     probe_top1: float | None = None
     knn_top1: float | None = None
+    classes: tuple[str, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out classes that are not known, so that records made before they could be keep their digest."""
+        facts: dict[str, Any] = write(self)
+        if not self.classes:
+            facts.pop("classes", None)
+        return facts
 
 
 class TrainingFacts(Fact):
@@ -149,7 +161,7 @@ class StartFacts(Fact):
 
 
 class Checkpoint(Record):
-    """A trained student."""
+    """A trained student; `heads` are its further outputs and the classes of each, in order."""
 
     kind: ClassVar[str] = "checkpoint"
     name: str
@@ -167,20 +179,21 @@ class Checkpoint(Record):
     data: DataFacts
     training: TrainingFacts
     accuracy: Accuracy
-    head: Literal["trained", "probe", "untrained"] = "trained"
+    head: Literal["trained", "probe", "untrained", "zero_shot"] = "trained"
     feature_tap: str = "pooled"
     knn_top1: float | None
     probe_top1: float | None
     seed: int
     representation: Representation | None = None
     start: StartFacts | None = None
+    heads: dict[str, tuple[str, ...]] = Field(default={})
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out an absent representation or start, so that checkpoints made before there was one keep their digest."""
+        """Leave out what there is not, so that checkpoints made before there could be such keep their digest."""
         facts: dict[str, Any] = write(self)
-        for name in ("representation", "start"):
-            if getattr(self, name) is None:
+        for name in ("representation", "start", "heads"):
+            if not getattr(self, name):
                 facts.pop(name, None)
         return facts
 

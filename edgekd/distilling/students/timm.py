@@ -2,7 +2,7 @@
 
 import copy
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from pydantic import Field
@@ -10,29 +10,57 @@ from torch import Tensor, nn
 
 from edgekd.core.config import FilePath
 from edgekd.core.contracts import Student
+from edgekd.core.errors import UsageError
 from edgekd.core.records import InputContract
 from edgekd.distilling import heads, models
+from edgekd.distilling.zero_shot import DEFAULT_SCALE, TEXTS, ZeroShotHead, read_texts
 
 
 class Timm(Student):
-    """Any timm model by name, started from timm's hub, a local .safetensors file or random weights."""
+    """Any timm model by name, started from timm's hub, a local .safetensors file or random weights.
+
+    `zero_shot` is a file of text embeddings (`edgekd embed-classes`): the last layer then gives an image embedding, and the
+    exported graph tells by the texts which class it is.
+    """
 
     model: str
     weights: Literal["hub", "random"] | FilePath = "hub"
     sha256: Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")] | None = None
     size: Annotated[int, Field(ge=16)] | None = None
     crop_share: Annotated[float, Field(gt=0, le=1)] | None = None
+    zero_shot: FilePath | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """Return name and options; a zero-shot head that is not asked for does not count, as when there was none."""
+        known = super().identity()
+        options = known["options"]
+        return {**known, "options": {k: v for k, v in options.items() if k != "zero_shot" or self.zero_shot is not None}}
 
     def build(self, classes: int, *, start: bool = True) -> models.TappedModel:
         """Return the student with a fresh head; without `start` its weights are random, to be overwritten."""
         weights = self.weights if start else "random"
         sha256 = self.sha256 if start else None
-        return models.build(self.model, weights=weights, size=self.size, classes=classes, sha256=sha256)
+        if self.zero_shot is None:
+            return models.build(self.model, weights=weights, size=self.size, classes=classes, sha256=sha256)
+        texts = read_texts(self.zero_shot)
+        if len(texts.classes) != classes:
+            raise UsageError(f"{self.zero_shot}: holds texts of {len(texts.classes)} classes, and the images have {classes}")
+        student = models.build(self.model, weights=weights, size=self.size, classes=texts.text_KD.shape[1], sha256=sha256)
+        student.end_zero_shot(ZeroShotHead(texts.text_KD, texts.logit_scale))
+        student.class_names = texts.classes
+        return student
 
     def restore(self, classes: int, weights: Path) -> models.TappedModel:
-        """Return the student with the trained weights of a checkpoint."""
-        student = self.build(classes, start=False)
-        models.load_strictly(student.model, models.read_weights(weights), where=weights, name=self.model)
+        """Return the student with the trained weights of a checkpoint, which hold the texts and further heads, too."""
+        state = models.read_weights(weights)
+        texts_KD = state.get(f"{models.ZERO_SHOT}.{TEXTS}")
+        width = classes if texts_KD is None else texts_KD.shape[1]
+        student = models.build(self.model, weights="random", size=self.size, classes=width)
+        if texts_KD is not None:
+            student.end_zero_shot(ZeroShotHead(texts_KD, DEFAULT_SCALE))
+        if heads := models.further_heads_in(state):
+            student.add_heads(heads)
+        models.load_strictly(student.model, state, where=weights, name=self.model)
         return student.eval()
 
     def input_contract(self) -> InputContract:
@@ -46,6 +74,8 @@ class Timm(Student):
 
         assert isinstance(student, models.TappedModel)
         folded = reparameterize_model(copy.deepcopy(student.model).eval(), inplace=True)
+        if student.further_heads:
+            return _Headed(folded, student.mean, student.std).eval()
         return _Deployable(folded, student.mean, student.std).eval()
 
     def without_head(self, student: nn.Module) -> tuple[nn.Module, str]:
@@ -58,7 +88,12 @@ class Timm(Student):
             options["img_size"] = self.size
         bare: nn.Module = timm.create_model(self.model, pretrained=False, **options)
         head = heads.head_keys(student)
-        state = {key: value for key, value in student.model.state_dict().items() if f"model.{key}" not in head}
+        own = (f"{models.ZERO_SHOT}.", f"{models.FURTHER_HEADS}.")
+        state = {
+            key: value
+            for key, value in student.model.state_dict().items()
+            if f"model.{key}" not in head and not key.startswith(own)
+        }
         models.load_strictly(bare, state, where=Path(self.model), name=f"{self.model} without its head")
         call = ", ".join(f"{name}={value}" for name, value in options.items())
         return bare.eval(), f"timm.create_model({self.model!r}, pretrained=False, {call})"
@@ -77,4 +112,17 @@ class _Deployable(nn.Module):
     def forward(self, image_BCHW: Tensor) -> Tensor:
         logits = self.model((image_BCHW - self.mean) / self.std)
         assert isinstance(logits, torch.Tensor)
-        return logits
+        zero_shot = getattr(self.model, models.ZERO_SHOT, None)
+        return logits if zero_shot is None else cast(Tensor, zero_shot(logits))
+
+
+class _Headed(_Deployable):
+    """The same with further heads: the model's logits, then those of each head, in order."""
+
+    def forward(self, image_BCHW: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        model = cast(Any, self.model)
+        pre_BD = model.forward_head(model.forward_features((image_BCHW - self.mean) / self.std), pre_logits=True)
+        logits = model.get_classifier()(pre_BD)
+        zero_shot = getattr(model, models.ZERO_SHOT, None)
+        first = logits if zero_shot is None else zero_shot(logits)
+        return (first, *(head(pre_BD) for head in getattr(model, models.FURTHER_HEADS).values()))

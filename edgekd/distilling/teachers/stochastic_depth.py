@@ -39,7 +39,13 @@ class _Shortened(timm.FrozenTimm):
     """A frozen timm model with a switch in each residual block."""
 
     def __init__(self, whole: timm.FrozenTimm, *, drop: float, draw: int) -> None:
-        super().__init__(whole._tapped, weights_sha256=whole.weights_sha256, precision=whole.precision)
+        super().__init__(
+            whole._tapped,
+            weights_sha256=whole.weights_sha256,
+            precision=whole.precision,
+            classes=whole.classes,
+            zero_shot_sha256=whole.zero_shot_sha256,
+        )
         self.name = f"{whole.name} without {drop:g} of its blocks, draw {draw}"  # what is kept belongs to this draw alone
         self._draw, self._drop = draw, drop
         self._switches = _switched(self._tapped)

@@ -27,6 +27,7 @@ class OnnxRuntime(Backend):
 
     requires = ("onnxruntime",)
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "int8")
+    several_outputs: ClassVar[bool] = True
     precision: Literal["fp32", "fp16", "int8", "original"] = "fp32"
     quantise: Quantise | None = None
     batch: Batch = "dynamic"

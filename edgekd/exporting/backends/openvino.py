@@ -41,6 +41,7 @@ class OpenVino(Backend):
     requires = ("openvino",)
     extra = "openvino"
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "int8")
+    several_outputs: ClassVar[bool] = True
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     quantise: Quantise | None = None
     batch: Batch = "dynamic"

@@ -24,6 +24,7 @@ class Torch(Backend):
 
     requires = ("torch", "safetensors")
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
+    several_outputs: ClassVar[bool] = True
     precision: Literal["fp32"] = "fp32"
     batch: Batch = "dynamic"
 
@@ -36,7 +37,7 @@ class Torch(Backend):
         (folder / _PROGRAM).write_bytes(text)
         (folder / _WEIGHTS).write_bytes(weights)
         written = program.Program(text, weights)
-        return ExportedFiles(files=(_PROGRAM, _WEIGHTS), inputs=(written.input,), outputs=(written.output,))
+        return ExportedFiles(files=(_PROGRAM, _WEIGHTS), inputs=(written.input,), outputs=(written.output, *written.further))
 
     def open(self, folder: Path, files: Sequence[str], *, threads: int) -> "_Session":
         """Load the program; torch's thread count, which belongs to the whole process, is put back on leaving."""
@@ -65,13 +66,16 @@ class _Session:
         torch.set_num_threads(threads)
 
     def run(self, image_BCHW: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+        return self.run_all(image_BCHW)[0]
+
+    def run_all(self, image_BCHW: "np.ndarray[Any, Any]") -> "list[np.ndarray[Any, Any]]":
+        """Return every output."""
         check_input(image_BCHW, self._shape)
         if self._program is None:
             raise RuntimeError("this session is closed")
         with self._torch.inference_mode():
-            logits_BK = self._program(self._torch.from_numpy(image_BCHW))
-        found: np.ndarray[Any, Any] = logits_BK.float().numpy()
-        return found
+            answers = self._program.answers(self._torch.from_numpy(image_BCHW))
+        return [answer_BK.float().numpy() for answer_BK in answers]
 
     def __enter__(self) -> Self:
         return self

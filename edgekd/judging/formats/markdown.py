@@ -1,21 +1,24 @@
 """Markdown, as code hosts show it in a job summary or a comment."""
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import ClassVar
 
 from edgekd.core import stats
 from edgekd.core.contracts import Format
 from edgekd.core.records import Artifact, LatencySummary, Parity, Report, Verdict
 from edgekd.judging import quantisation, wording
+from edgekd.judging.formats._findings import WORDS, rows, worst_first
+from edgekd.judging.formats._markdown import code, fitted, prose, table
 
 LONGEST_LIST = 20
-_SAFE_CODE = re.compile(r"[A-Za-z0-9 ._/@+-]*")
-_BREAK = "&#8203;"
+MOST_CHECKS = 1_000
+MOST_REASONS = 200
+MOST_BYTES = 900 * 1024  # a job summary of more than 1,024 KiB is not shown at all
+CUT = "**Cut here:** the rest is in report.json and verdict.json."
 
 
 class Markdown(Format):
-    """Markdown with tables, for job summaries and comments; names from outside are shown, never obeyed."""
+    """Markdown with tables, for job summaries (at most 900 KiB); names are shown, never obeyed."""
 
     file_name: ClassVar[str] = "report.md"
 
@@ -33,31 +36,7 @@ class Markdown(Format):
             *_ingredients(report),
             *_provenance(report, verdict),
         ]
-        return "\n\n".join(blocks) + "\n"
-
-
-def prose(text: str) -> str:
-    """Return text that Markdown shows as it is: no markup, no HTML, no link, and nobody is mentioned."""
-    escaped = re.sub(r"[\\`<>&|$]", _entity, wording.plain(text))
-    escaped = re.sub(r"[*~\[\]]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\\g<0>", escaped)
-    escaped = re.sub(r"(?<!&)#|@", lambda found: _entity(found) + _BREAK, escaped)
-    return re.sub(r"(?<=:)(?=//)|(?<=www)(?=\.)", _BREAK, escaped, flags=re.IGNORECASE)
-
-
-def code(text: str) -> str:
-    """Return text as code; a code span where that is safe, else an element with everything in it escaped."""
-    if text and _SAFE_CODE.fullmatch(text) and text == text.strip():
-        return f"`{text}`"
-    return f"<code>{prose(text)}</code>"
-
-
-def _entity(found: re.Match[str]) -> str:
-    return f"&#{ord(found[0])};"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return fitted("\n\n".join(blocks) + "\n", most_bytes=MOST_BYTES, note=CUT)
 
 
 def _verdict(verdict: Verdict) -> Iterator[str]:
@@ -65,23 +44,25 @@ def _verdict(verdict: Verdict) -> Iterator[str]:
     if not verdict.findings:
         yield prose(wording.NO_BUDGETS)
         return
-    signs = {"at most": "≤", "at least": "≥"}
-    yield _table(
+    found = rows(verdict)
+    yield table(
         ("", "Check", "Subject", "Value", "Limit"),
         (
             (
-                f"**{wording.OUTCOMES[f.outcome]}**" if f.outcome != "pass" else wording.OUTCOMES[f.outcome],
-                prose(f.budget),
-                code(f.subject),
-                prose(wording.quantity(f.value, f.unit)),
-                f"{signs[f.bound]} {prose(wording.quantity(f.limit, f.unit))}",
+                f"**{WORDS[row.standing]}**" if row.standing != "pass" else WORDS[row.standing],
+                prose(row.budget),
+                code(row.subject),
+                prose(row.shown_value),
+                prose(row.shown_limit),
             )
-            for f in verdict.findings
+            for row in (found if len(found) <= MOST_CHECKS else worst_first(found)[:MOST_CHECKS])
         ),
     )
-    open_ones = [f for f in verdict.findings if f.outcome != "pass"]
+    if len(found) > MOST_CHECKS:
+        yield f"The worst {MOST_CHECKS:,} of {len(found):,} checks; all of them are in verdict.json."
+    open_ones = worst_first(row for row in found if row.standing != "pass")
     if open_ones:
-        yield "\n".join(f"- **{wording.OUTCOMES[f.outcome]}**: {prose(f.because)}" for f in open_ones)
+        yield "\n".join(f"- **{WORDS[row.standing]}**: {prose(row.told)}" for row in open_ones[:MOST_REASONS])
     yield f"Exit code {verdict.exit_code}. Unknown is not passed."
 
 
@@ -104,7 +85,7 @@ def _learning(report: Report) -> Iterator[str]:
             f"{baseline.training.images_seen:,}",
         ),
     ]
-    yield _table(("", "Method", "Top-1, 95 % interval", "Images seen"), rows)
+    yield table(("", "Method", "Top-1, 95 % interval", "Images seen"), rows)
     yield (
         f"On the same {comparison.images:,} images {comparison.only_student_right:,} are right with the student only and "
         f"{comparison.only_baseline_right:,} with the baseline only: {wording.points_interval(comparison.difference)}, "
@@ -118,7 +99,7 @@ def _representation(report: Report) -> Iterator[str]:
         return
     yield "## What the student sees"
     rows = ((prose(pair), wording.MISSING if cka is None else f"{cka:.3f}") for pair, cka in seen.cka.items())
-    yield _table(("Features compared", "Linear CKA"), rows)
+    yield table(("Features compared", "Linear CKA"), rows)
     yield f"On {wording.counted(len(seen.labels), 'validation image')}; 1 is alike up to rotation and scale."
 
 
@@ -127,13 +108,13 @@ def _artifacts(report: Report) -> Iterator[str]:
         return
     yield "## Artifacts"
     head = ("Artifact", "Runtime", "Executed", "Size", "Top-1 through runtime", "Agrees with torch", "Max abs")
-    yield _table(head, map(_artifact_row, report.artifacts))
+    yield table(head, map(_artifact_row, report.artifacts))
     for artifact in report.artifacts:
         if artifact.not_executed:
             yield f"{code(artifact.name)} was not executed: {prose(artifact.not_executed)}"
     flips = [(artifact.name, flip) for artifact in report.artifacts if artifact.parity for flip in artifact.parity.flips]
     if flips:
-        yield _table(
+        yield table(
             ("Flip in", "Image", "Label", "Torch says", "Artifact says"),
             (
                 (code(name), code(flip.image), prose(flip.label), prose(flip.torch_class), prose(flip.runtime_class))
@@ -164,7 +145,7 @@ def _quantisations(report: Report) -> Iterator[str]:
         yield f"## int8 for {code(artifact.name)}"
         if search.refused:
             yield f"**Refused:** {prose(search.refused)}."
-        yield _table(quantisation.COLUMNS, (tuple(map(prose, row)) for row in quantisation.rows(search)))
+        yield table(quantisation.COLUMNS, (tuple(map(prose, row)) for row in quantisation.rows(search)))
         yield prose(quantisation.told(search))
 
 
@@ -177,7 +158,7 @@ def _latencies(report: Report) -> Iterator[str]:
         return
     yield "## Latency"
     head = ("Artifact", "Device", "p50", "p90", "Loading", "First inference", "Samples", "Load before", "Remarks")
-    yield _table(head, map(_latency_row, report.latencies))
+    yield table(head, map(_latency_row, report.latencies))
     for device in wording.devices(report):
         quota = "" if device.cgroup_quota_cores is None else f", quota {device.cgroup_quota_cores:g}"
         yield prose(
@@ -215,7 +196,7 @@ def _ingredients(report: Report) -> Iterator[str]:
     )
     if data.quarantined:
         rows = ((code(image.image), prose(image.reason)) for image in data.quarantined[:LONGEST_LIST])
-        yield _table(("Image left out", "Reason"), rows)
+        yield table(("Image left out", "Reason"), rows)
         yield from _more(len(data.quarantined))
 
 
@@ -224,7 +205,7 @@ def _provenance(report: Report, verdict: Verdict) -> Iterator[str]:
     rows = [("verdict", verdict.digest()), ("report", report.digest()), *report.from_.items()]
     rows += [(f"teacher {teacher.name}", teacher.weights_sha256) for teacher in report.student.teachers]
     rows.append(("data", report.student.data.digest))
-    yield _table(("Record", "Digest"), ((code(name), code(digest)) for name, digest in rows))
+    yield table(("Record", "Digest"), ((code(name), code(digest)) for name, digest in rows))
     made_by = report.made_by
     git = f", git {made_by.git}" if made_by.git else ""
     yield f"Made by {code(made_by.command or 'unknown command')} with {prose(f'edgekd {made_by.version}{git}')}."
