@@ -218,9 +218,9 @@ def gate(
     )
     if explain is None:
         end_with(verdict, json)
-    from edgekd.judging import explaining
+    from edgekd import inspection
 
-    print_lines(explaining.explain(verdict, explain))
+    print_lines(inspection.explain(verdict, explain))
     raise typer.Exit(verdict.exit_code)
 
 

@@ -190,7 +190,9 @@ class Artifact(Record):
         facts: dict[str, Any] = write(self)
         if self.quantisation is None:
             facts.pop("quantisation", None)
-        for name in ("not_executed", "heads", "flips", "macs"):
+        for name in ("not_executed", "heads", "flips"):
             if not getattr(self, name):
                 facts.pop(name, None)
+        if self.macs is None:
+            facts.pop("macs", None)
         return facts
