@@ -11,7 +11,7 @@ RUN_READY := $(VENV)/.ready-to-run
 TEST_READY := $(VENV)/.ready-to-test
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check lint types coverage bundle clean
+.PHONY: help quickstart browser test check lint types coverage bundle clean
 
 help:  ## list these targets
 	@echo "make TARGET [PYTHON=python3.12] [VENV=.venv] [TORCH_INDEX=https://download.pytorch.org/whl/cpu]"
@@ -22,6 +22,9 @@ quickstart: $(RUN_READY)  ## install edgekd and run the main job, from photograp
 
 test: $(TEST_READY)  ## install what the tests need and run them
 	$(BIN)/python -m pytest -n auto --dist loadscope --cov --cov-branch --cov-report=
+
+browser: $(TEST_READY)  ## a browser for the tests that look at the report, if none is installed
+	@command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null || $(BIN)/python -m playwright install --with-deps chromium || test -z "$$CI"
 
 check: lint types test coverage bundle  ## everything that CI asks: style, types, tests, coverage
 

@@ -22,6 +22,8 @@ _RUNTIMES = {
     "sklearn": "report",
     "tensorrt": "tensorrt",
     "matplotlib": "report",
+    "fsspec": "store",
+    "sqlalchemy": "history",
 }
 
 

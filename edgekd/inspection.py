@@ -146,9 +146,11 @@ def _read_any(path: Path) -> Record:
 def _files(record: Record) -> list[FileRef]:
     if isinstance(record, Checkpoint):
         learned = [record.criterion] if record.criterion is not None else []
-        return [record.weights, record.history, *learned, record.accuracy.predictions]
+        taught = [teacher.accuracy.predictions for teacher in record.teachers if teacher.accuracy is not None]
+        return [record.weights, record.history, *learned, record.accuracy.predictions, *taught]
     if isinstance(record, Artifact):
-        return [*record.files, *([record.accuracy.predictions] if record.accuracy is not None else [])]
+        kept = [record.flips, record.accuracy.predictions if record.accuracy is not None else None]
+        return [*record.files, *filter(None, kept)]
     return []
 
 

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -68,6 +69,48 @@ def _module(name: str, file: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def ssh_world() -> ModuleType:
+    """Return the module with sshd on loopback, a proxy that does harm, and who is left behind."""
+    return _loaded("benching/loopback_ssh.py")
+
+
+@pytest.fixture(scope="session")
+def loopback(ssh_world: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Return a running sshd on loopback; without sshd the test is skipped, and fails where CI says that it must be there."""
+    sshd = ssh_world.find_sshd()
+    if sshd is None:
+        because = "sshd is not installed (Debian: apt-get install openssh-server)"
+        pytest.fail(because) if os.environ.get(ssh_world.REQUIRED) else pytest.skip(because)
+    found = ssh_world.Loopback(tmp_path_factory.mktemp("loopback"), sshd)
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="session")
+def load_module() -> Callable[[str], ModuleType]:
+    """Return what loads a file of the tests that others share."""
+    return _loaded
+
+
+@pytest.fixture
+def trusted(loopback: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a running sshd on loopback whose host key edgekd trusts."""
+    monkeypatch.setenv("EDGEKD_CONFIG", str(loopback.config_folder))
+    return loopback
+
+
+def _loaded(name: str) -> ModuleType:
+    path = Path(__file__).parent / name
+    spec = importlib.util.spec_from_file_location(f"edgekd_test_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
 

@@ -31,9 +31,10 @@ ARROWS: dict[str, set[str]] = {
     "pilot": {"core", "recipe", "work", *ROOMS},
     "finetuning": {"core", "recipe", "work", *ROOMS},
     "importing": {"core", "recipe", "work", *ROOMS},
+    "devices": {"core", "benching"},
     "pipeline": {"", "core", "recipe", "work", "pilot", "finetuning", "importing", "baselines", "history", *ROOMS},
     "cli": {
-        *("", "core", "recipe", "doctor", "inspection", "pipeline", "pilot", "finetuning", "importing"),
+        *("", "core", "recipe", "devices", "doctor", "inspection", "pipeline", "pilot", "finetuning", "importing"),
         *("rendering", "baselines", "history"),
     },
 }

@@ -12,10 +12,11 @@ from edgekd import rendering
 from edgekd.cli import main
 from edgekd.core import parts
 from edgekd.core.errors import EvidenceError, IntegrityError, UsageError
-from edgekd.core.records import Report
+from edgekd.core.records import Report, Verdict
 from edgekd.core.store import RunFolder, read_record, write_record
 
 Make = Callable[..., Path]
+GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +105,60 @@ def test_baseline_commands(call: Callable[..., tuple], run: Path, tmp_path: Path
     assert "report.json" in shown
     assert json.loads(call("baseline", "show", "main", "--store", store, "--json")[1])["record"] == "kept_run"
     assert call("baseline", "show", "other", "--store", store)[0] == 3
+
+
+def test_a_store_never_learns_the_keys_in_a_url(call: Callable[..., tuple], run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command is kept with the baseline, the key that was in its URL is not."""
+    url = "memory://user:hunter2@bucket/place?signature=hunter3"
+    arguments = ["baseline", "set", str(run), "--store", url]
+    monkeypatch.setattr("sys.argv", ["edgekd", *arguments])
+    assert call(*arguments)[0] == 0
+    shown = call("baseline", "show", "--store", url)[1]
+    assert "edgekd baseline set" in shown
+    assert "hunter" not in shown
+
+
+# ------------------------------------------------------------------------------------------------- the history by itself
+@pytest.fixture
+def gated(finished_run: Make, tmp_path: Path) -> Path:
+    """Return a run with a recipe of its own, which the gate judges."""
+    run = finished_run(tmp_path / "run")
+    (run / "recipe.yaml").write_text((GOLDEN / "gate_recipe.yaml").read_text())
+    return run
+
+
+def test_the_gate_adds_its_verdict_where_a_history_is_named(call: Callable[..., tuple], gated: Path, tmp_path: Path) -> None:
+    """By the command, or by the recipe, whose path stands beside it; nothing is added otherwise."""
+    assert call("gate", gated)[0] == 0
+    assert list(tmp_path.glob("**/*.db")) == []
+    assert call("gate", gated, "--history", tmp_path / "told.db")[0] == 0
+    recipe = gated / "recipe.yaml"
+    recipe.write_text(recipe.read_text() + "history: ../named.db\n")
+    assert call("gate", gated)[0] == 0
+    for name in ("told.db", "named.db"):
+        assert call("history", "show", "--history", tmp_path / name)[1].startswith("1 run, 1 verdict")
+
+
+def test_a_history_that_cannot_be_told_is_trouble_and_the_verdict_stands(
+    call: Callable[..., tuple], gated: Path, tmp_path: Path
+) -> None:
+    """Exit code 4 whatever the verdict, which is written and said."""
+    before = read_record(Verdict, gated / "verdict.json")
+    (gated / "verdict.json").unlink()
+    code, _, err = call("gate", gated, "--history", f"postgresql://me@/x?host={tmp_path}")
+    assert code == 4
+    assert "the verdict is pass and stands in" in err
+    assert read_record(Verdict, gated / "verdict.json").digest() == before.digest()
+
+
+@pytest.mark.parametrize("place", ["mysql://host/x", "postgresql://me:hunter2@host/x"])
+def test_a_recipe_names_no_other_database_and_no_password(call: Callable[..., tuple], gated: Path, place: str) -> None:
+    """The recipe is copied into the run folder; the mistake is told with its line."""
+    recipe = gated / "recipe.yaml"
+    recipe.write_text(recipe.read_text() + f"history: {place}\n")
+    code, _, err = call("gate", gated)
+    assert code == 2
+    assert "recipe.yaml:9:" in err
 
 
 def test_history_commands(call: Callable[..., tuple], run: Path, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
+from edgekd.core.urls import without_secrets
+
 if TYPE_CHECKING:
     from edgekd.core.console import Console
     from edgekd.core.records import Record, Verdict
@@ -19,8 +21,8 @@ def console_of(quiet: bool) -> "Console":
 
 
 def command_line() -> list[str]:
-    """Return the command as it was given, for the records that it makes."""
-    return ["edgekd", *sys.argv[1:]]
+    """Return the command as it was given, for the records that it makes; the URLs in it without keys and passwords."""
+    return ["edgekd", *map(without_secrets, sys.argv[1:])]
 
 
 def print_lines(lines: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from edgekd.core.store import checked_file
 _Row = dict[str, str]
 
 
-def read_answers(of: str, accuracy: Accuracy, *, folder: Path) -> Answers:
+def answers_of(of: str, accuracy: Accuracy, *, folder: Path) -> Answers:
     """Return a model's answers as its predictions.csv holds them; raise `IntegrityError` if the file is not the record's."""
     path = checked_file(accuracy.predictions, folder=folder)
     with path.open(encoding="utf-8", newline="") as file:

@@ -544,6 +544,10 @@ class Format(Part):
         """Return the whole document."""
         raise NotImplementedError
 
+    def beside(self, report: Report, verdict: Verdict) -> Mapping[str, bytes]:  # noqa: ARG002 - for those that have some
+        """Return files that the document shows: path within the run folder -> content."""
+        return {}
+
 
 CONTRACTS: dict[str, type[Part]] = {
     "method": Method,

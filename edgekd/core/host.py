@@ -33,6 +33,18 @@ def cache_folder() -> Path | None:
         return None
 
 
+def config_folder() -> Path | None:
+    """Return the folder for what a person decided, such as whom to trust (it need not exist), or None without a home."""
+    if named := os.environ.get("EDGEKD_CONFIG"):
+        return Path(named).expanduser()
+    if shared := os.environ.get("XDG_CONFIG_HOME"):
+        return Path(shared) / "edgekd"
+    try:
+        return Path.home() / ".config" / "edgekd"
+    except RuntimeError:
+        return None
+
+
 def device_facts(name: str = "local", *, root: Path = _ROOT) -> DeviceFacts:
     """Return what is known of this machine; `root` stands for `/`."""
     return DeviceFacts(

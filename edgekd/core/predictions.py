@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,14 +60,32 @@ def write_predictions(logits_NK: "Logits", samples: Sequence[Sample], classes: t
     )
 
 
-def read_right(accuracy: Accuracy, *, folder: Path) -> dict[str, bool]:
-    """Return image id -> was the first answer right; raise `IntegrityError` if the file is not the record's."""
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """An image's label and a model's first answer, both by name; `said` is empty where a logit was not finite."""
+
+    label: str
+    said: str
+
+    @property
+    def right(self) -> bool:
+        """Return whether the answer is the label."""
+        return self.said == self.label
+
+
+def read_answers(accuracy: Accuracy, *, folder: Path) -> dict[str, Answer]:
+    """Return image id -> answer; raise `IntegrityError` if the file is not the record's or does not add up to it."""
     path = checked_file(accuracy.predictions, folder=folder)
     with path.open(encoding="utf-8", newline="") as file:
-        right = {row["image"]: row["label"] == row["top1"] for row in csv.DictReader(file)}
-    if len(right) != accuracy.images or sum(right.values()) != accuracy.top1_correct:
+        answers = {row["image"]: Answer(label=row["label"], said=row["top1"]) for row in csv.DictReader(file)}
+    if len(answers) != accuracy.images or sum(answer.right for answer in answers.values()) != accuracy.top1_correct:
         raise IntegrityError(f"{path}: does not add up to its record ({accuracy.top1_correct} of {accuracy.images})")
-    return right
+    return answers
+
+
+def read_right(accuracy: Accuracy, *, folder: Path) -> dict[str, bool]:
+    """Return image id -> was the first answer right; raise `IntegrityError` if the file is not the record's."""
+    return {image: answer.right for image, answer in read_answers(accuracy, folder=folder).items()}
 
 
 def _losses(logits_NK: "Logits", label_N: "Logits", finite_N: "Logits") -> "tuple[Logits, Logits]":

@@ -12,9 +12,10 @@ def is_url(text: str) -> bool:
     return _URL.match(text) is not None
 
 
-def without_secrets(url: str) -> str:
-    """Return a URL without user, password and query; a path as it is."""
-    return re.sub(r"(?<=://)[^/@]*@", "", url).partition("?")[0] if is_url(url) else url
+def without_secrets(text: str) -> str:
+    """Return a text with every URL in it bare of user, password, query and fragment, which may hold keys."""
+    bare = re.sub(r"(?<=://)[^/@\s]*@", "", text)
+    return re.sub(r"(://[^\s?#]*)[?#]\S*", r"\1", bare)
 
 
 def check_history(target: str) -> None:

@@ -16,7 +16,7 @@ from edgekd.core.console import Console
 from edgekd.core.contracts import ImageSet, Needs
 from edgekd.core.plan import Cache
 from edgekd.core.predictions import write_predictions
-from edgekd.core.records import Checkpoint, InputContract, Representation, TrainingFacts
+from edgekd.core.records import Checkpoint, InputContract, Representation, TeacherFacts, TrainingFacts
 from edgekd.core.store import file_ref, sync_files, write_bytes, write_record
 from edgekd.distilling.evaluation import collect, labels_of
 from edgekd.distilling.imagesets import Picked
@@ -83,7 +83,7 @@ def write_checkpoint(trained: Trained, folder: Path, console: Console) -> Checkp
         classes=job.source.classes,
         input=trained.contract,
         method=job.method.ref(),
-        teachers=tuple(teaching.facts for teaching in trained.teachings),
+        teachers=tuple(_with_answers(teaching, i, trained, folder) for i, teaching in enumerate(trained.teachings)),
         data=job.source.facts(),
         training=trained.training,
         accuracy=accuracy,
@@ -98,6 +98,18 @@ def write_checkpoint(trained: Trained, folder: Path, console: Console) -> Checkp
     )
     write_record(folder / "checkpoint.json", checkpoint)
     return checkpoint
+
+
+def _with_answers(teaching: Teaching, number: int, trained: Trained, folder: Path) -> TeacherFacts:
+    """Return a teacher's facts with what its linear probe answers to the validation images, kept beside the student's."""
+    source, below = trained.job.source, folder / f"teacher-{number}"
+    if teaching.said_MK is None:
+        return teaching.facts
+    below.mkdir(exist_ok=True)
+    counted = write_predictions(teaching.said_MK.detach().cpu().numpy(), source.val().samples, source.classes, below)
+    sync_files(below)
+    kept = file_ref(below / counted.predictions.path, folder=folder)
+    return teaching.facts.model_copy(update={"accuracy": counted.model_copy(update={"predictions": kept})})
 
 
 def _head(trained: Trained) -> Literal["trained", "probe", "untrained", "zero_shot"]:

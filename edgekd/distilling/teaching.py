@@ -72,6 +72,7 @@ class Teaching:
         self._check_asked()
         self.model: FrozenModel = self.frozen
         self.probes: dict[tuple[str, int], LinearProbe] = {}
+        self.said_MK: Tensor | None = None  # by a linear probe, of the validation images
         self._store = self._kept() if lesson.views else None
         self.model, self.facts = self._probed(part)
         self._try_out()
@@ -243,7 +244,8 @@ class Teaching:
             probe = self.probes.get((PROBE_TAP, 0))
             if probe is None:
                 probe = LinearProbe.fit(seen[PROBE_TAP], label_N, classes=len(source.classes))
-            probe_top1 = float((probe.cpu()(held_MD).argmax(dim=1) == label_M).double().mean())
+            self.said_MK = probe.cpu()(held_MD)
+            probe_top1 = float((self.said_MK.argmax(dim=1) == label_M).double().mean())
             knn = knn_top1(seen[PROBE_TAP], label_N, held_MD, label_M)
             model = cast(FrozenModel, ProbedTeacher(frozen, probe.to(self.lesson.device)))
         return model, TeacherFacts(

@@ -107,6 +107,8 @@ def _found(finding: Finding, position: int) -> "Found":
         unit=wording.plain(finding.unit),
         outcome=finding.outcome,
         because=wording.plain(finding.because),
+        name=wording.plain(finding.id),
+        counts=finding.counts,
     )
 
 

@@ -61,7 +61,7 @@ def _runs(found: History) -> list[tuple[str, ...]]:
                 wording.percent(run.top1),
                 run.told,
                 run.report[:12],
-                run.git[:19],
+                run.git[:12],
             )
             for run in found.runs
         ),

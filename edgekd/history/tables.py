@@ -22,6 +22,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    true,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
@@ -109,7 +110,7 @@ class Judged(Base):
 
 
 class Found(Base):
-    """A finding; `position` is its place in the verdict."""
+    """A finding; `position` is its place in the verdict, `counts` whether that heeds it, `name` the budget's own name."""
 
     __tablename__ = "edgekd_findings"
     __table_args__ = (UniqueConstraint("verdict_id", "position"),)
@@ -124,6 +125,8 @@ class Found(Base):
     unit: Mapped[str]
     outcome: Mapped[str]
     because: Mapped[str] = mapped_column(Text)
+    name: Mapped[str] = mapped_column(server_default="")
+    counts: Mapped[bool] = mapped_column(server_default=true())
     verdict: Mapped[Judged] = relationship(back_populates="findings")
 
 

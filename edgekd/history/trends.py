@@ -112,7 +112,7 @@ def _ran(run: "Run") -> Ran:
 
 
 def _series(runs: "Sequence[Run]") -> list[Series]:
-    """Return accuracy, latencies and sizes, then what budgets found, each in the order in which it first appears."""
+    """Return accuracies, latencies and sizes that no budget is about, then what budgets found, in order of appearance."""
     facts: dict[tuple[str, ...], Series] = {}
     judged: dict[tuple[str, ...], Series] = {}
 
@@ -132,5 +132,13 @@ def _series(runs: "Sequence[Run]") -> list[Series]:
         for found in (found for verdict in run.verdicts for found in verdict.findings):
             better = "down" if found.bound == "at most" else "up"
             point = Point(run=i, value=found.value, limit=found.limit, outcome=cast("Outcome", found.outcome))
-            add(judged, (run.recipe, found.budget, found.subject, found.unit, better), point)
-    return [*facts.values(), *judged.values()]
+            what = f"{found.budget} ({found.name})" if found.name and found.name != found.budget else found.budget
+            add(judged, (run.recipe, what, found.subject, found.unit, better), point)
+    known = {_figures(series) for series in judged.values()}
+    return [*(series for series in facts.values() if _figures(series) not in known), *judged.values()]
+
+
+def _figures(series: Series) -> tuple[object, ...]:
+    """Return what makes a fact the same as what a budget found: then the budget's line, with its limit, is enough."""
+    values = ((point.run, None if point.value is None else round(point.value, 6)) for point in series.points)
+    return series.recipe, series.subject, series.unit, *values

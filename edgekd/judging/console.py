@@ -13,19 +13,26 @@ _SIGNS = {"at most": "<=", "at least": ">="}
 
 
 def verdict_lines(verdict: Verdict, *, colour: bool = False) -> list[str]:
-    """Return the table of findings, the reason under each that did not pass, and the verdict as the last line."""
+    """Return the table of findings, under each that did not pass why and what would decide it, and the verdict last.
+
+    What only warns is called a warning, what was waived waived; both are told and do not count.
+    """
     rows = [("result", "check", "subject", "value", "limit"), *(_row(finding) for finding in verdict.findings)]
     table = aligned(rows) if verdict.findings else []
     lines = table[:1]
     for finding, line in zip(verdict.findings, table[1:], strict=True):
-        word = wording.OUTCOMES[finding.outcome]
+        word = wording.standing(finding)
         lines.append(_painted(word, finding.outcome, colour) + line[len(word) :])
         if finding.outcome != "pass":
-            lines += _wrapped(finding.because)
+            lines += [line for text in _reasons(finding) for line in _wrapped(text)]
     if not verdict.findings:
         lines += _wrapped(wording.NO_BUDGETS, indent="")
     word = _painted(wording.OUTCOMES[verdict.outcome].upper(), verdict.outcome, colour)
     return [*lines, "", f"{word}: {wording.tally(verdict)} (exit code {verdict.exit_code})"]
+
+
+def _reasons(finding: Finding) -> list[str]:
+    return [text for text in (finding.because, finding.needs, wording.waiver(finding)) if text]
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -36,9 +43,10 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _row(finding: Finding) -> tuple[str, ...]:
+    named = finding.id and finding.id != finding.budget
     return (
-        wording.OUTCOMES[finding.outcome],
-        finding.budget,
+        wording.standing(finding),
+        f"{finding.budget} ({finding.id})" if named else finding.budget,
         finding.subject,
         wording.quantity(finding.value, finding.unit),
         f"{_SIGNS[finding.bound]} {wording.quantity(finding.limit, finding.unit)}",

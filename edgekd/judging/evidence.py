@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekd.core import stats
-from edgekd.core.answers import read_answers
+from edgekd.core.answers import answers_of
 from edgekd.core.errors import EvidenceError, IntegrityError
 from edgekd.core.predictions import read_right
 from edgekd.core.records import (
@@ -112,11 +112,16 @@ def answers(
     run: RunFolder, student: Checkpoint, baseline: Checkpoint | None, artifacts: Sequence[Artifact]
 ) -> tuple[Answers, ...]:
     """Return what each model answered image by image, so that reports can be compared without their run folders."""
-    found = [read_answers("student", student.accuracy, folder=run.checkpoint().parent)]
-    if baseline is not None:
-        found.append(read_answers("undistilled", baseline.accuracy, folder=run.checkpoint(BASELINE).parent))
+    found = [answers_of("student", student.accuracy, folder=run.checkpoint().parent)]
     found += [
-        read_answers(artifact.name, artifact.accuracy, folder=run.artifact(artifact.name).parent)
+        answers_of(f"teacher:{teacher.name}", teacher.accuracy, folder=run.checkpoint().parent)
+        for teacher in student.teachers
+        if teacher.accuracy is not None
+    ]
+    if baseline is not None:
+        found.append(answers_of("undistilled", baseline.accuracy, folder=run.checkpoint(BASELINE).parent))
+    found += [
+        answers_of(artifact.name, artifact.accuracy, folder=run.artifact(artifact.name).parent)
         for artifact in artifacts
         if artifact.accuracy is not None
     ]

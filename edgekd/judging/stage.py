@@ -22,8 +22,9 @@ from edgekd.core.errors import (
 )
 from edgekd.core.evidence import Evidence
 from edgekd.core.records import Artifact, Finding, MadeBy, Outcome, Report, Verdict, Waiver
-from edgekd.core.store import BASELINE, RunFolder, write_text
+from edgekd.core.store import BASELINE, RunFolder, disk_errors, write_bytes, write_text
 from edgekd.judging import evidence, quantisation
+from edgekd.judging.details import details_of
 
 _CODES: dict[Outcome, int] = {"pass": PASSED, "fail": BUDGET_FAILED, "inconclusive": INCONCLUSIVE, "error": MACHINE}
 _OUTCOMES: dict[int, Outcome] = {code: outcome for outcome, code in _CODES.items()}
@@ -57,6 +58,7 @@ def make_report(*, recipe_name: str, run: RunFolder, artifacts: Sequence[str] | 
         student_curve=student.curve,
         baseline_curve=baseline.curve if baseline else (),
         artifacts=exported,
+        details=details_of(run, student.record, baseline.record if baseline else None, exported),
         latencies=tuple(evidence.summarise(evidence.artifact_of(name), record) for name, record in measured.items()),
         answers=evidence.answers(run, student.record, baseline.record if baseline else None, exported),
     )
@@ -102,12 +104,18 @@ def write(run: RunFolder, report: Report, verdict: Verdict, formats: Sequence[Fo
     if verdict.from_.get("report") != report.digest():
         raise EvidenceError("this verdict is about another report", mend="judge this report again")
     pages = {run.report: report.to_json()}
+    beside: dict[Path, bytes] = {}
     for part in formats:
         path = run.root / part.file_name
         text = part.render(report, verdict)
         if pages.setdefault(path, text) != text or path == run.verdict:
             raise UsageError(f"two formats want to write {part.file_name}", mend="drop one of them from `formats:`")
+        beside |= {run.root / name: content for name, content in part.beside(report, verdict).items()}
     pages[run.verdict] = verdict.to_json()
+    for path, content in beside.items():
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, content)
     for path, text in pages.items():
         write_text(path, text)
     return tuple(pages)

@@ -3,7 +3,7 @@
 import unicodedata
 from collections import Counter
 
-from edgekd.core.records import DeviceFacts, Interval, LatencySummary, Outcome, Report, Verdict
+from edgekd.core.records import DeviceFacts, Finding, Interval, LatencySummary, Outcome, Report, Verdict
 
 OUTCOMES: dict[Outcome, str] = {
     "pass": "passed",
@@ -11,6 +11,7 @@ OUTCOMES: dict[Outcome, str] = {
     "inconclusive": "inconclusive",
     "error": "error",
 }
+WARNING, WAIVED = "warning", "waived"  # what does not count, but did not pass
 PICTURES = {"pca": "PCA", "tsne": "t-SNE"}
 MISSING = "\N{EN DASH}"
 NO_BUDGETS = (
@@ -83,15 +84,29 @@ def points_interval(interval: Interval) -> str:
     return f"{points(interval.value)} points [{points(interval.low)} to {points(interval.high)}]"
 
 
+def standing(finding: Finding) -> str:
+    """Return what became of a finding in one word: its outcome, or `warning` or `waived` if it does not count."""
+    if finding.outcome == "pass" or finding.counts:
+        return OUTCOMES[finding.outcome]
+    return WAIVED if finding.waived is not None else WARNING
+
+
+def waiver(finding: Finding) -> str:
+    """Return who waived a finding, until when and why; nothing for one that passed or was not waived."""
+    if finding.waived is None or finding.outcome == "pass":
+        return ""
+    return f"Waived until {finding.waived.until} by {finding.waived.by}: {finding.waived.reason}."
+
+
 def tally(verdict: Verdict) -> str:
-    """Return how many checks ended how: `5 checks: 4 passed, 1 inconclusive`."""
+    """Return how many checks ended how: `5 checks: 3 passed, 1 inconclusive, 1 waived`."""
     if not verdict.findings:
         return "nothing was judged"
-    counts = Counter(finding.outcome for finding in verdict.findings)
+    counts = Counter(standing(finding) for finding in verdict.findings)
     total = len(verdict.findings)
-    if counts["pass"] == total:
+    if counts[OUTCOMES["pass"]] == total:
         return "1 check passed" if total == 1 else f"all {total} checks passed"
-    parts = [f"{counts[outcome]} {word}" for outcome, word in OUTCOMES.items() if counts[outcome]]
+    parts = [f"{counts[word]} {word}" for word in (*OUTCOMES.values(), WARNING, WAIVED) if counts[word]]
     return f"{total} check{'s' if total > 1 else ''}: {', '.join(parts)}"
 
 

@@ -1,10 +1,13 @@
 """Every registered device keeps the device's contract."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,10 +31,32 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def device(name: str) -> Device:
-    part = parts.load("device", name)()
+def device(name: str, request: pytest.FixtureRequest) -> Device:
+    """Return the device; one over ssh is this machine again, by a real sshd and a Python with numpy and the runtime alone."""
+    options = request.getfixturevalue("over_ssh") if name == "ssh" else {}
+    part = parts.load("device", name)(**options)
     assert isinstance(part, Device)
     return part
+
+
+@pytest.fixture
+def over_ssh(trusted: Any, ssh_world: ModuleType, ssh_root: Path) -> dict[str, Any]:
+    """Return the options of a device over ssh."""
+    return {
+        "host": ssh_world.HOST,
+        "config": trusted.ssh_config,
+        "python": sys.executable,
+        "root": str(ssh_root),
+        "lease": f"conformance-{os.getpid()}",
+    }
+
+
+@pytest.fixture(scope="module")
+def ssh_root(ssh_world: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with what `edgekd device setup` makes."""
+    root = tmp_path_factory.mktemp("device")
+    ssh_world.target_environment(root, ("numpy", "onnxruntime"))
+    return root
 
 
 @pytest.fixture
@@ -79,7 +104,9 @@ def artifact(folder: Path) -> Artifact:
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> TimingPlan:
+def plan(tmp_path: Path, name: str) -> TimingPlan:
+    if name == "ssh":
+        pytest.skip("it measures by way of its workbench alone")
     images_npy = tmp_path / "images.npy"
     np.save(images_npy, np.random.default_rng(0).random((32, 3, SIZE_PX, SIZE_PX), dtype=np.float32))
     return TimingPlan(batch=2, threads=1, workers=2, warmup=3, iterations=40, images_npy=images_npy)

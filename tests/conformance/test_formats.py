@@ -60,6 +60,7 @@ def is_table(text: str) -> None:
 CASES: dict[str, Callable[[str], object]] = {
     "annotations": is_commands,
     "badge": lambda text: json.loads(text)["message"],
+    "charts": is_markdown,
     "comment": is_comment,
     "html": is_html,
     "json": lambda text: Report.from_json(text),
@@ -126,6 +127,7 @@ def test_format_conforms(name: str) -> None:
     part = parts.load("format", name)()
     check_purity(part)
     check_file_name(part)
+    assert all(Path(file).parts[:1] == ("charts",) for file in part.beside(reports.report(), judged(reports.report())))
     bare = reports.bare_report()
     for report in (reports.report(), bare, reports.report(hostile=" ".join(reports.HOSTILE))):
         CASES[name](part.render(report, judged(report)))

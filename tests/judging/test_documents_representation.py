@@ -11,7 +11,8 @@ from markdown_it import MarkdownIt
 
 from edgekd.core.records import Checkpoint, MadeBy, Picture, Report, Representation
 from edgekd.judging import wording
-from edgekd.judging.formats import _page, _plots
+from edgekd.judging.formats import _page, _plots, html
+from edgekd.judging.formats._drawing import svg
 from edgekd.judging.formats.html import Html
 from edgekd.judging.formats.markdown import Markdown
 from edgekd.judging.stage import judge
@@ -80,7 +81,7 @@ def test_the_page_shows_every_picture_and_figure(report: Report) -> None:
 def test_a_picture_has_a_dot_an_image_in_its_classes_colour(report: Report) -> None:
     """Forty dots; each of the ten colours on four of them and in the legend, which names the class."""
     shown = with_pictures(report, seen())
-    drawing = _plots.representation(shown)[0]
+    drawing = svg(_plots.representation(shown)[0])
     dots = re.findall(r"<use [^>]*>", drawing)
     assert len(dots) == 40
     for colour in _plots.CLASS_COLOURS:
@@ -131,7 +132,7 @@ def test_the_document_has_one_table(report: Report) -> None:
 
 def test_hostile_names_change_nothing_but_text(reports: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a teacher is called, page and document have the same elements, and the name is shown as it is."""
-    monkeypatch.setattr(_plots, "representation", lambda report: ["<svg></svg>"] * 6)  # for speed: no drawing holds a name
+    monkeypatch.setattr(html, "svg", lambda drawing: "<svg></svg>")  # for speed: no drawing holds a name
     benign = with_pictures(reports.bare_report(), seen(name="vit"))
     page_tags = [(tag, [key for key, _ in attrs]) for tag, attrs in Structure(page_of(benign)).tags]
     markdown = MarkdownIt("commonmark").enable(["table", "strikethrough"])
@@ -153,7 +154,8 @@ def test_no_drawing_holds_a_name(report: Report) -> None:
     renamed = Representation(
         labels=found.labels, cka={}, pictures=tuple(p.model_copy(update={"of": "<x>"}) for p in found.pictures)
     )
-    assert _plots.representation(with_pictures(report, found)) == _plots.representation(with_pictures(report, renamed))
+    drawn = [[svg(one) for one in _plots.representation(with_pictures(report, of))] for of in (found, renamed)]
+    assert drawn[0] == drawn[1]
 
 
 def test_labels_that_are_no_class_are_drawn_and_not_named(report: Report) -> None:
@@ -163,7 +165,7 @@ def test_labels_that_are_no_class_are_drawn_and_not_named(report: Report) -> Non
     )
     page = _page.Page(with_pictures(report, odd), judge(report, [], MadeBy(version="1")))
     assert [name for name, _ in page.classes_shown()] == [report.student.classes[0]]
-    assert len(re.findall("<use ", _plots.representation(with_pictures(report, odd))[0])) == 2
+    assert len(re.findall("<use ", svg(_plots.representation(with_pictures(report, odd))[0]))) == 2
 
 
 def test_a_report_without_it_says_nothing_of_it(report: Report) -> None:

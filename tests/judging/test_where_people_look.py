@@ -16,7 +16,7 @@ from markdown_it import MarkdownIt
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from edgekd.core.contracts import Format
-from edgekd.core.records import Finding, MadeBy, Report, Verdict
+from edgekd.core.records import Finding, MadeBy, Report, Verdict, Waiver
 from edgekd.judging import wording
 from edgekd.judging.formats._findings import clipped
 from edgekd.judging.formats._markdown import fitted
@@ -223,6 +223,84 @@ def test_a_clipped_text_has_exactly_its_length() -> None:
     assert clipped("abcdefg", 6) == "abcde…"
 
 
+# -------------------------------------------------------------------------------- what warns, what was waived, what would help
+@pytest.fixture(scope="module")
+def mixed(benign: Report) -> Verdict:
+    """Return a verdict that passed: one finding warns, one was waived, one is tolerated, one passed though waived."""
+    waived = Waiver(until="2026-12-01", reason="new camera", by="@owner")
+    found = (
+        finding("latency p50", "fail", id="lat-warn", level="warn", line=3),
+        finding("latency p99", "fail", id="lat-pi", waived=waived, line=7),
+        finding("accuracy", "inconclusive", id="top1", tolerated=True, needs="12,617 images would decide.", line=11),
+        finding("size", "pass", id="size", waived=waived, line=15),
+    )
+    return verdict(benign, *found).model_copy(update={"outcome": "pass", "exit_code": 0, "budgets_file": "ci/budgets.yaml"})
+
+
+def test_junit_skips_what_does_not_count(benign: Report, mixed: Verdict) -> None:
+    """Nothing failed; the reasons stand in the skipped cases."""
+    root = ET.fromstring(Junit().render(benign, mixed))
+    cases_ = {case.get("name"): case[0] for case in root.iter("testcase")}
+    assert {name: child.tag for name, child in cases_.items()} == {
+        "lat-warn": "skipped",
+        "lat-pi": "skipped",
+        "top1": "skipped",
+        "size": "system-out",
+    }
+    assert cases_["lat-pi"].get("message").endswith("Waived until 2026-12-01 by @owner: new camera.")
+    assert (root.get("failures"), root.get("errors"), root.find("testsuite").get("skipped")) == ("0", "0", "3")
+
+
+def test_sarif_tells_levels_waivers_and_lines(benign: Report, mixed: Verdict) -> None:
+    """A warning, a suppressed note; each at its line of the file that the verdict names, unless another path is asked for."""
+    log = json.loads(Sarif().render(benign, mixed))
+    Draft7Validator(SARIF_SCHEMA).validate(log)
+    found = {one["ruleId"]: one for one in log["runs"][0]["results"]}
+    assert {name: one["level"] for name, one in found.items()} == {"lat-warn": "warning", "top1": "warning", "lat-pi": "note"}
+    assert "new camera" in found["lat-pi"]["suppressions"][0]["justification"]
+    places = {name: one["locations"][0]["physicalLocation"] for name, one in found.items()}
+    assert {name: place["region"]["startLine"] for name, place in places.items()} == {"lat-warn": 3, "lat-pi": 7, "top1": 11}
+    assert {place["artifactLocation"]["uri"] for place in places.values()} == {"ci/budgets.yaml"}
+    assert '"uri": "other.yaml"' in Sarif(budgets="other.yaml").render(benign, mixed)
+
+
+def test_annotations_warn_at_the_line_and_leave_out_what_was_waived(benign: Report, mixed: Verdict) -> None:
+    """What would decide an open question is told."""
+    first, second = Annotations().render(benign, mixed).splitlines()
+    assert first.startswith("::warning file=ci/budgets.yaml,line=3,title=edgekd%3A lat-warn ")
+    assert second.startswith("::warning file=ci/budgets.yaml,line=11,")
+    assert second.endswith("::accuracy says inconclusive. 12,617 images would decide.")
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "a b,line=9", "x::error::y", "\n::error::x"])
+def test_a_hostile_path_of_the_budgets_file_is_not_repeated(benign: Report, mixed: Verdict, path: str) -> None:
+    """The verdict's own word for the file is used if it is a plain one only."""
+    told = mixed.model_copy(update={"budgets_file": path})
+    assert all(" file=budgets.yaml,line=" in line for line in Annotations().render(benign, told).splitlines())
+    assert '"uri": "budgets.yaml"' in Sarif().render(benign, told)
+
+
+def test_the_terminal_and_the_comment_tell_what_does_not_count(benign: Report, mixed: Verdict) -> None:
+    """With its word, the budget's own name, who waived it and what would decide it; the verdict passes."""
+    table = Terminal().render(benign, mixed)
+    assert re.search(r"^warning +latency p50 \(lat-warn\) ", table, re.MULTILINE)
+    assert re.search(r"^waived +latency p99 \(lat-pi\) ", table, re.MULTILINE)
+    assert "    12,617 images would decide." in table
+    assert "    Waived until 2026-12-01 by @owner: new camera." in table
+    assert table.splitlines()[-1] == "PASSED: 4 checks: 1 passed, 2 warning, 1 waived (exit code 0)"
+    comment = Comment().render(benign, mixed)
+    assert "| waived | latency p99 (lat-pi) |" in comment
+    assert "@owner" not in comment
+    openmetrics = text_string_to_metric_families(Openmetrics().render(benign, mixed))
+    (open_,) = [family for family in openmetrics if family.name == "edgekd_finding_open"]
+    assert {sample.labels["budget"]: sample.value for sample in open_.samples} == {
+        "lat-warn": 0,
+        "lat-pi": 0,
+        "top1": 0,
+        "size": 0,
+    }
+
+
 # -------------------------------------------------------------------------------------------------------------------- comment
 def test_the_comment_says_what_did_not_pass_and_counts_the_rest(benign: Report) -> None:
     """Hidden mark, verdict, headline, open findings with reasons, latencies, digests."""
@@ -368,7 +446,7 @@ SARIF_SCHEMA = {
                                     "items": {
                                         "type": "object",
                                         "required": ["kind"],
-                                        "properties": {"kind": {"const": "external"}},
+                                        "properties": {"kind": {"const": "external"}, "justification": {"type": "string"}},
                                     },
                                 },
                                 "properties": {"type": "object"},
@@ -427,7 +505,7 @@ def test_a_result_keeps_its_fingerprint_when_figures_change(benign: Report) -> N
     assert print_of() == print_of(value=9.0, because="other") != print_of(subject="another")
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "", "a b.yaml", "x,line=1", "a\nb", "%0A"])
+@pytest.mark.parametrize("path", ["/etc/passwd", "a b.yaml", "x,line=1", "a\nb", "%0A"])
 def test_the_budgets_files_path_is_a_plain_one(path: str) -> None:
     """What goes into commands and addresses has letters that mean nothing there."""
     for kind in (Sarif, Annotations):

@@ -21,6 +21,8 @@ from edgekd.core.side_records import PilotResult
 from edgekd.core.store import RunFolder, begin_stage, file_ref, read_record, write_record
 from edgekd.distilling import stage
 from edgekd.distilling.job import Job
+from edgekd.distilling.methods.kd import Kd
+from edgekd.distilling.methods.unic import Unic
 from edgekd.judging import halving
 from edgekd.judging.selection import pilot_lines
 from edgekd.pipeline import pilot
@@ -379,3 +381,20 @@ def test_a_small_pilot_from_the_command_line(experiment: Path, edgekd: Call) -> 
     assert json.loads(out)["digest"] == found.digest()
     assert edgekd("teachers", "rank", experiment)[1].count("vit_tiny_patch16_224") == 2
     assert edgekd("teachers", "rank", experiment, "--set", "teachers=[]", "--set", "method=supervised")[0] == 2
+
+
+def test_each_teacher_is_asked_for_what_any_arm_wants_of_it() -> None:
+    """Taps of one teacher are not asked of another, which may not have them; where all are alike they are named once."""
+    asked: list[tuple[Any, Any]] = []
+
+    def ask(taps: Any = (), *, by_teacher: Any = ()) -> None:
+        asked.append((taps, by_teacher))
+
+    work = SimpleNamespace(loaded=SimpleNamespace(teachers=("vit", "mobilenet")), ask=ask)
+    arms = [SimpleNamespace(method=method) for method in (Unic(teacher_tap=("cls", "pooled")), Kd())]
+    for chosen in (arms, arms[1:]):
+        piloting.PilotWork._ask(SimpleNamespace(work=work), chosen)  # type: ignore[arg-type]
+    assert asked == [
+        ((), (("cls", "probe_logits"), ("pooled", "probe_logits"))),
+        (("probe_logits",), ()),
+    ]

@@ -91,7 +91,8 @@ class DataFacts(Fact):
 class TeacherFacts(Fact):
     """A frozen teacher: name, weights, input size, and what its features are worth on these images (fractions).
 
-    `classes` are what its own logits stand for, in order, where that is known.
+    `classes` are what its own logits stand for, in order, where that is known. `accuracy` is that of a linear probe on its
+    features, its answers to the validation images kept beside the student's.
     """
 
     part: PartRef
@@ -104,13 +105,16 @@ class TeacherFacts(Fact):
     probe_top1: float | None = None
     knn_top1: float | None = None
     classes: tuple[str, ...] = ()
+    accuracy: Accuracy | None = None
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out classes that are not known, so that records made before they could be keep their digest."""
+        """Leave out what is not known, so that records made before it could be keep their digest."""
         facts: dict[str, Any] = write(self)
         if not self.classes:
             facts.pop("classes", None)
+        if self.accuracy is None:
+            facts.pop("accuracy", None)
         return facts
 
 

@@ -4,6 +4,7 @@ from typing import ClassVar, Literal
 
 from edgekd.core.records.artifacts import Artifact
 from edgekd.core.records.checkpoints import Checkpoint
+from edgekd.core.records.details import Details
 from edgekd.core.records.measurements import LatencySummary
 from edgekd.core.records.record import Fact, Record
 
@@ -81,6 +82,7 @@ class Report(Record):
     artifacts: tuple[Artifact, ...]
     latencies: tuple[LatencySummary, ...]
     answers: tuple[Answers, ...] = ()
+    details: Details = Details()
 
 
 class Waiver(Fact):

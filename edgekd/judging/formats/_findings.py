@@ -1,37 +1,43 @@
 """A verdict's findings as every format sees them: one name, one line in the budgets file, and whether it counts."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from edgekd.core.records import Finding, Outcome, Verdict
 from edgekd.judging import wording
 
-Standing = Literal["pass", "fail", "inconclusive", "error", "warned", "waived", "off"]
-"""What became of a finding: its outcome, unless its budget only warns, was waived or is off."""
+Standing = Literal["pass", "fail", "inconclusive", "error", "warned", "waived"]
+"""What became of a finding: its outcome, unless its budget only warns or was waived."""
 
-_URGENCY: tuple[Standing, ...] = ("error", "fail", "inconclusive", "warned", "waived", "off", "pass")
+_URGENCY: tuple[Standing, ...] = ("error", "fail", "inconclusive", "warned", "waived", "pass")
 WORDS: dict[Standing, str] = {
     "pass": wording.OUTCOMES["pass"],
     "fail": wording.OUTCOMES["fail"],
     "inconclusive": wording.OUTCOMES["inconclusive"],
     "error": wording.OUTCOMES["error"],
-    "warned": "warning",
-    "waived": "waived",
-    "off": "off",
+    "warned": wording.WARNING,
+    "waived": wording.WAIVED,
 }
 LONGEST_TEXT = 1_000
+_PLAIN_PATH = r"^(|[A-Za-z0-9._-][A-Za-z0-9._/-]*)$"
+BudgetsPath = Annotated[str, Field(pattern=_PLAIN_PATH)]
+"""The path of a budgets file from the root of its repository; empty for the one that the verdict names."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One finding; every text is on one line, at most 1,000 characters, with nothing invisible in it.
 
-    `budget` names the budget in its file, `line` is where it stands there (None if it came from elsewhere), `subject` what was
-    judged, `needs` what would decide an open question.
+    `budget` names the budget in its file, `check` says it in words, `line` is where it stands there (None if it came from
+    elsewhere), `subject` what was judged, `needs` what would decide or change the outcome.
     """
 
     budget: str
+    check: str
     subject: str
     standing: Standing
     outcome: Outcome
@@ -48,6 +54,11 @@ class Row:
     def name(self) -> str:
         """Return budget and subject: `latency p50 [onnxruntime-fp32@local]`."""
         return f"{self.budget} [{self.subject}]"
+
+    @property
+    def title(self) -> str:
+        """Return the check in words, and which budget that is if it has a name of its own: `latency p50 (lat-pi)`."""
+        return self.check if self.check == self.budget else f"{self.check} ({self.budget})"
 
     @property
     def counts(self) -> bool:
@@ -80,6 +91,11 @@ def worst_first(found: Iterable[Row]) -> list[Row]:
     return sorted(found, key=lambda row: _URGENCY.index(row.standing))
 
 
+def named_file(verdict: Verdict, path: BudgetsPath) -> str:
+    """Return the budgets file that the lines are of: the path that was asked for, or the verdict's if that is a plain one."""
+    return path or (verdict.budgets_file if re.fullmatch(_PLAIN_PATH, verdict.budgets_file) else "") or "budgets.yaml"
+
+
 def by_budget(found: Sequence[Row]) -> dict[str, list[Row]]:
     """Return the findings of each budget, budgets in the order of their first finding."""
     grouped: dict[str, list[Row]] = {}
@@ -95,14 +111,15 @@ def clipped(text: str, longest: int) -> str:
 
 def _row(finding: Finding) -> Row:
     return Row(
-        budget=_harmless(finding.budget),
+        budget=_harmless(finding.id or finding.budget),
+        check=_harmless(finding.budget),
         subject=_harmless(finding.subject),
         standing=_standing(finding),
         outcome=finding.outcome,
         because=_harmless(finding.because),
-        needs="",
-        waiver="",
-        line=None,
+        needs="" if finding.outcome == "pass" else _harmless(finding.needs),
+        waiver=_harmless(wording.waiver(finding)),
+        line=finding.line,
         value=finding.value,
         limit=finding.limit,
         bound=finding.bound,
@@ -111,7 +128,9 @@ def _row(finding: Finding) -> Row:
 
 
 def _standing(finding: Finding) -> Standing:
-    return finding.outcome
+    if finding.outcome == "pass" or finding.counts:
+        return finding.outcome
+    return "waived" if finding.waived is not None else "warned"
 
 
 def _harmless(text: str) -> str:

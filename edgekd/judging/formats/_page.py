@@ -19,7 +19,9 @@ from edgekd.core.records import (
     TeacherFacts,
     Verdict,
 )
+from edgekd.core.records.details import Change
 from edgekd.judging import wording
+from edgekd.judging.details import MOST_CLASSES
 from edgekd.judging.formats import _plots
 
 LONGEST_LIST = 100
@@ -168,6 +170,30 @@ class Page:
         whisker = _whisker("Difference", gain, wording.points_interval(gain), "student", low, high)
         ticks = _ticks(low, high, 0.05 if high - low <= 0.3 else 0.1 if high - low <= 0.6 else 0.2, "{:+.0f}")
         return Scale(whiskers=(whisker,), ticks=ticks, zero=_rounded(-100 * low / (high - low)))
+
+    def sections(self) -> list[tuple[str, str]]:
+        """Return (id, title) of the sections that this page has."""
+        details = self.report.details
+        found = [("verdict", "Verdict"), ("learning", "Student")]
+        found += [("representation", "Features")] if self.report.student.representation else []
+        found += [("artifacts", "Artifacts")]
+        found += [("classes", "Classes")] if details.changes else []
+        found += [("flips", "Flips")] if details.shown else []
+        return [*found, ("latency", "Latency"), ("circumstances", "Circumstances"), ("provenance", "How it was made")]
+
+    def reach(self, change: Change) -> float:
+        """Return how many points the bars of these classes reach on either side: the next of a few round numbers."""
+        largest = 100 * max(abs(one.difference) for one in change.classes)
+        return next(points for points in (2.0, 5.0, 10.0, 20.0, 50.0, 100.0) if largest <= points or points == 100.0)
+
+    def around_zero(self, difference: float, reach: float) -> tuple[float, float]:
+        """Return (start, length) in percent of a bar that starts in the middle; a full half is `reach` points."""
+        length = _rounded(50 * abs(100 * difference) / reach)
+        return (_rounded(50 - length), length) if difference < 0 else (50.0, length)
+
+    def some_left_out(self) -> bool:
+        """Return whether a table of classes holds the most that are kept."""
+        return any(len(change.classes) >= MOST_CLASSES for change in self.report.details.changes)
 
     def customised(self) -> bool:
         """Return whether features are shown that a method has put into the student's terms."""

@@ -2,14 +2,12 @@
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
-
-from pydantic import Field
+from typing import ClassVar
 
 from edgekd.core.contracts import Format
 from edgekd.core.records import Report, Verdict
 from edgekd.judging import wording
-from edgekd.judging.formats._findings import WORDS, Row, clipped, rows, worst_first
+from edgekd.judging.formats._findings import WORDS, BudgetsPath, Row, clipped, named_file, rows, worst_first
 
 MOST = 10  # of one step the runner shows no more
 LONGEST_MESSAGE = 1_000
@@ -18,34 +16,38 @@ LONGEST_MESSAGE = 1_000
 class Annotations(Format):
     """`::error` lines for GitHub's runner, worst first, at most ten, everything in them percent-encoded.
 
-    `budgets` is the budgets file's path from the root of the repository. What only warns is a `::warning`; what passed, was
-    waived or is off has no line.
+    `budgets` is the budgets file's path from the root of the repository, by default the one that the verdict names. What only
+    warns is a `::warning`; what passed or was waived has no line.
     """
 
     file_name: ClassVar[str] = "annotations.txt"
-    budgets: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-][A-Za-z0-9._/-]*$")] = "budgets.yaml"
+    budgets: BudgetsPath = ""
 
     def render(self, report: Report, verdict: Verdict) -> str:
         """Return one command a line; print them to the log of a step."""
+        file = named_file(verdict, self.budgets)
         told = [row for row in worst_first(rows(verdict)) if row.counts or row.standing == "warned"]
         if not verdict.findings:
-            return self._command("error", 1, f"edgekd: {report.recipe}", wording.NO_BUDGETS)
+            return _command("error", file, 1, f"edgekd: {report.recipe}", wording.NO_BUDGETS)
         room = MOST if len(told) <= MOST else MOST - 1
-        return "".join(map(self._line, told[:room])) + self._rest(told[room:])
+        return "".join(_line(file, row) for row in told[:room]) + _rest(file, told[room:])
 
-    def _line(self, row: Row) -> str:
-        kind = "error" if row.counts else "warning"
-        return self._command(kind, row.line or 1, f"edgekd: {row.name} {WORDS[row.standing]}", row.told)
 
-    def _rest(self, left: Sequence[Row]) -> str:
-        if not left:
-            return ""
-        kind = "error" if any(row.counts for row in left) else "warning"
-        return self._command(kind, 1, "edgekd", f"{len(left):,} more did not pass; all of them are in verdict.json")
+def _line(file: str, row: Row) -> str:
+    kind = "error" if row.counts else "warning"
+    return _command(kind, file, row.line or 1, f"edgekd: {row.name} {WORDS[row.standing]}", row.told)
 
-    def _command(self, kind: str, line: int, title: str, message: str) -> str:
-        where = f"file={_property(self.budgets)},line={line},title={_property(clipped(title, 250))}"
-        return f"::{kind} {where}::{_data(clipped(message, LONGEST_MESSAGE))}\n"
+
+def _rest(file: str, left: Sequence[Row]) -> str:
+    if not left:
+        return ""
+    kind = "error" if any(row.counts for row in left) else "warning"
+    return _command(kind, file, 1, "edgekd", f"{len(left):,} more did not pass; all of them are in verdict.json")
+
+
+def _command(kind: str, file: str, line: int, title: str, message: str) -> str:
+    where = f"file={_property(file)},line={line},title={_property(clipped(title, 250))}"
+    return f"::{kind} {where}::{_data(clipped(message, LONGEST_MESSAGE))}\n"
 
 
 def _data(text: str) -> str:

@@ -70,7 +70,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     word = WORDS[row.standing]
     return (
         f"**{word}**" if row.counts else word,
-        _short(row.budget),
+        _short(row.title),
         code(clipped(row.subject, 200)),
         prose(row.shown_value),
         prose(row.shown_limit),

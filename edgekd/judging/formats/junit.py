@@ -17,7 +17,6 @@ _TAGS: dict[Standing, str] = {
     "error": "error",
     "warned": "skipped",
     "waived": "skipped",
-    "off": "skipped",
 }
 _LONGEST = 10_000
 
@@ -25,8 +24,8 @@ _LONGEST = 10_000
 class Junit(Format):
     """JUnit XML for build servers, one test case per budget.
 
-    What failed is a failure; what is inconclusive is an error, as is what could not be judged; what only warns, was waived or
-    is off is skipped, with the reason.
+    What failed is a failure; what is inconclusive is an error, as is what could not be judged; what only warns or was
+    waived is skipped, with the reason.
     """
 
     file_name: ClassVar[str] = "junit.xml"

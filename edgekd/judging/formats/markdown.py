@@ -50,7 +50,7 @@ def _verdict(verdict: Verdict) -> Iterator[str]:
         (
             (
                 f"**{WORDS[row.standing]}**" if row.standing != "pass" else WORDS[row.standing],
-                prose(row.budget),
+                prose(row.title),
                 code(row.subject),
                 prose(row.shown_value),
                 prose(row.shown_limit),

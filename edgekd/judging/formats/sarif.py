@@ -3,14 +3,22 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar
-
-from pydantic import Field
+from typing import Any, ClassVar
 
 from edgekd.core.contracts import Format
 from edgekd.core.records import Report, Verdict
 from edgekd.judging import wording
-from edgekd.judging.formats._findings import WORDS, Row, Standing, by_budget, clipped, rows, worst_first
+from edgekd.judging.formats._findings import (
+    WORDS,
+    BudgetsPath,
+    Row,
+    Standing,
+    by_budget,
+    clipped,
+    named_file,
+    rows,
+    worst_first,
+)
 
 MOST_RESULTS = 1_000
 LONGEST_MESSAGE = 1_000
@@ -26,25 +34,26 @@ _LEVELS: dict[Standing, str] = {
 class Sarif(Format):
     """SARIF 2.1.0 for code scanning: one rule per budget, results at its line in the budgets file.
 
-    `budgets` is that file's path from the root of the repository. At most 1,000 results, the worst first; what passed or is off
-    is none. An inconclusive budget is an error, because unknown is not passed.
+    `budgets` is that file's path from the root of the repository, by default the one that the verdict names. At most 1,000
+    results, the worst first; what passed is none. An inconclusive budget is an error, because unknown is not passed.
     """
 
     file_name: ClassVar[str] = "verdict.sarif"
-    budgets: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-][A-Za-z0-9._/-]*$")] = "budgets.yaml"
+    budgets: BudgetsPath = ""
 
     def render(self, report: Report, verdict: Verdict) -> str:
         """Return the log: one run."""
-        found = rows(verdict)
+        found, file = rows(verdict), named_file(verdict, self.budgets)
         open_ones = [row for row in worst_first(found) if row.standing in _LEVELS]
         shown = open_ones[:MOST_RESULTS]
         # The budgets of the results come first, so that every result finds its rule.
         named = by_budget([*shown, *found])
         rules = list(named)[:MOST_RESULTS]
+        driver = {"name": "edgekd", "version": _version(report), "rules": [_rule(rule, named[rule]) for rule in rules]}
         run: dict[str, Any] = {
-            "tool": {"driver": {"name": "edgekd", "version": _version(report), "rules": [_rule(rule) for rule in rules]}},
+            "tool": {"driver": driver},
             "columnKind": "unicodeCodePoints",
-            "results": [self._result(report, row, rules) for row in shown] or self._unjudged(verdict),
+            "results": [_result(report, row, rules, file) for row in shown] or _unjudged(verdict, file),
             "properties": {
                 "outcome": verdict.outcome,
                 "exitCode": verdict.exit_code,
@@ -56,38 +65,41 @@ class Sarif(Format):
         log = {"$schema": "https://json.schemastore.org/sarif-2.1.0.json", "version": "2.1.0", "runs": [run]}
         return json.dumps(log, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
 
-    def _result(self, report: Report, row: Row, rules: Sequence[str]) -> dict[str, Any]:
-        said = f"{WORDS[row.standing].capitalize()}, {row.subject}: {row.told}"
-        identity = "\n".join((report.recipe, row.budget, row.subject)).encode("utf-8", "backslashreplace")
-        return {
-            "ruleId": row.budget,
-            "ruleIndex": rules.index(row.budget),
-            "level": _LEVELS[row.standing],
-            "message": {"text": _message(said)},
-            "locations": [self._location(row.line)],
-            "partialFingerprints": {"edgekd/v1": hashlib.sha256(identity).hexdigest()},
-            **({"suppressions": [{"kind": "external"}]} if row.standing == "waived" else {}),
-            "properties": {"outcome": row.outcome},
+
+def _result(report: Report, row: Row, rules: Sequence[str], file: str) -> dict[str, Any]:
+    said = f"{WORDS[row.standing].capitalize()}, {row.check}, {row.subject}: {row.told}"
+    identity = "\n".join((report.recipe, row.budget, row.subject)).encode("utf-8", "backslashreplace")
+    return {
+        "ruleId": row.budget,
+        "ruleIndex": rules.index(row.budget),
+        "level": _LEVELS[row.standing],
+        "message": {"text": _message(said)},
+        "locations": [_location(file, row.line)],
+        "partialFingerprints": {"edgekd/v1": hashlib.sha256(identity).hexdigest()},
+        **({"suppressions": [{"kind": "external", "justification": row.waiver}]} if row.standing == "waived" else {}),
+        "properties": {"outcome": row.outcome},
+    }
+
+
+def _unjudged(verdict: Verdict, file: str) -> list[dict[str, Any]]:
+    if verdict.findings:
+        return []
+    return [{"level": "error", "message": {"text": _message(wording.NO_BUDGETS)}, "locations": [_location(file, None)]}]
+
+
+def _location(file: str, line: int | None) -> dict[str, Any]:
+    return {
+        "physicalLocation": {
+            "artifactLocation": {"uri": file, "uriBaseId": "%SRCROOT%"},
+            "region": {"startLine": line or 1},
         }
-
-    def _unjudged(self, verdict: Verdict) -> list[dict[str, Any]]:
-        if verdict.findings:
-            return []
-        return [{"level": "error", "message": {"text": _message(wording.NO_BUDGETS)}, "locations": [self._location(None)]}]
-
-    def _location(self, line: int | None) -> dict[str, Any]:
-        return {
-            "physicalLocation": {
-                "artifactLocation": {"uri": self.budgets, "uriBaseId": "%SRCROOT%"},
-                "region": {"startLine": line or 1},
-            }
-        }
+    }
 
 
-def _rule(budget: str) -> dict[str, Any]:
+def _rule(budget: str, found: Sequence[Row]) -> dict[str, Any]:
     return {
         "id": budget,
-        "shortDescription": {"text": _message(f"The budget {budget}")},
+        "shortDescription": {"text": _message(f"The budget {budget}: {found[0].check}")},
         "help": {"text": "Its arithmetic, and what would change it: edgekd gate RUN --explain ID"},
     }
 

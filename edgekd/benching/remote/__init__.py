@@ -1,0 +1,1 @@
+"""What stands between here and a device reached over ssh: address and trust, the connection, and the agent at its other end."""

@@ -1,0 +1,5 @@
+"""The agent as a program."""
+
+from .serving import Agent
+
+Agent().serve()
