@@ -390,8 +390,15 @@ def _gated(work: Work, judged_by: Budgets, baseline: RunFolder | None, today: da
         for name, peer in work.peers.items()
     }
     verdict = with_peers(verdict, peers)
-    stage.write(work.folder, facts, verdict, work.loaded.formats)
+    pages = [work.folder.root / part.file_name for part in work.loaded.formats]
+    if not (_holds(work.folder.verdict, verdict.to_json()) and all(page.is_file() for page in pages)):
+        stage.write(work.folder, facts, verdict, work.loaded.formats)
     return verdict
+
+
+def _holds(path: Path, text: str) -> bool:
+    """Return whether a file is there and holds this text; drawing the same pages again would take longer than judging."""
+    return path.is_file() and path.read_bytes() == text.encode()
 
 
 def _report_of(run: RunFolder) -> Report | None:

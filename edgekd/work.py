@@ -433,9 +433,9 @@ class Work:
         today = datetime.datetime.now(tz=datetime.UTC).date()
         verdict = stage.judge(facts, self.loaded.budgets, self.made_by, today=today)
         verdict = with_peers(verdict, {name: peer.judge(anew=anew) for name, peer in self.peers.items()})
-        kept = find_done(Verdict, self.folder.verdict, verdict.from_)
+        kept = None if anew else find_done(Verdict, self.folder.verdict, verdict.from_)
         pages = [self.folder.root / part.file_name for part in self.loaded.formats]
-        if kept is None or anew or not all(page.is_file() for page in pages):
+        if kept is None or not all(page.is_file() for page in pages):
             self.done_anew = True
             for page in stage.write(self.folder, facts, verdict, self.loaded.formats):
                 self.console.say(f"wrote {page}")

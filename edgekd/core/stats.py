@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Literal
 
-from edgekd.core import sequential
+from edgekd.core import beta, sequential
 from edgekd.core.records import Interval
 
 CONFIDENCE = 0.95
@@ -14,6 +14,11 @@ _MOST_TRIALS = 10**9
 
 def _z(alpha: float) -> float:
     return NormalDist().inv_cdf(1 - alpha)
+
+
+def settled(value: float) -> float:
+    """Return a figure to twelve digits: the last bits of logarithms and powers differ between C libraries, records must not."""
+    return float(f"{value:.12g}")
 
 
 def _check_share(successes: int, trials: int) -> None:
@@ -30,7 +35,7 @@ FLOORS = {50: 11, 90: 64, 95: 130, 99: 662}
 def wilson(successes: int, trials: int) -> Interval:
     """Return a share with its Wilson 95 % interval; raise `ValueError` unless 0 <= successes <= trials and trials > 0."""
     low, high = wilson_bounds(successes, trials, alpha=(1 - CONFIDENCE) / 2)
-    return Interval(value=successes / trials, low=low, high=high)
+    return Interval(value=successes / trials, low=settled(low), high=settled(high))
 
 
 def wilson_bounds(successes: int, trials: int, *, alpha: float) -> tuple[float, float]:
@@ -60,12 +65,10 @@ def exact_bounds(successes: int, trials: int) -> tuple[float, float]:
 
     Raises `ValueError` unless 0 <= successes <= trials and trials > 0.
     """
-    from scipy.special import betaincinv  # type: ignore[import-untyped]
-
     _check_share(successes, trials)
     wrong, miss = trials - successes, 1 - CONFIDENCE
-    low = 0.0 if successes == 0 else float(betaincinv(successes, wrong + 1, miss))
-    return low, 1.0 if wrong == 0 else float(betaincinv(successes + 1, wrong, CONFIDENCE))
+    low = 0.0 if successes == 0 else beta.betaincinv(successes, wrong + 1, miss)
+    return low, 1.0 if wrong == 0 else beta.betaincinv(successes + 1, wrong, CONFIDENCE)
 
 
 def trials_to_prove(share: float, limit: float) -> int | None:
@@ -73,8 +76,6 @@ def trials_to_prove(share: float, limit: float) -> int | None:
 
     With a share of 1 these are the smallest n with limit ** n <= 5 %: 299, 598 and 2,995 for 99, 99.5 and 99.9 %.
     """
-    from scipy.special import betaincinv
-
     if share == limit or not 0 < limit < 1:
         return None
     miss = 1 - CONFIDENCE
@@ -82,8 +83,8 @@ def trials_to_prove(share: float, limit: float) -> int | None:
     def decided(trials: int) -> bool:
         right, wrong = share * trials, (1 - share) * trials
         if share > limit:
-            return bool((miss ** (1 / trials) if share == 1 else betaincinv(right, wrong + 1, miss)) >= limit)
-        return bool((1 - miss ** (1 / trials) if share == 0 else betaincinv(right + 1, wrong, CONFIDENCE)) < limit)
+            return (miss ** (1 / trials) if share == 1 else beta.betaincinv(right, wrong + 1, miss)) >= limit
+        return (1 - miss ** (1 / trials) if share == 0 else beta.betaincinv(right + 1, wrong, CONFIDENCE)) < limit
 
     enough = 1
     while not decided(enough):
@@ -99,21 +100,19 @@ def trials_to_prove(share: float, limit: float) -> int | None:
 
 def mcnemar(only_a_right: int, only_b_right: int, *, alternative: Literal["two-sided", "greater"] = "two-sided") -> float:
     """Return the exact McNemar p-value of "a and b are equally good" (`greater`: against "a is better")."""
-    from scipy.special import bdtr, bdtrc
-
     discordant = only_a_right + only_b_right
     if discordant == 0:
         return 1.0
-    greater = float(bdtrc(only_a_right - 1, discordant, 0.5)) if only_a_right else 1.0
+    greater = beta.binomial_tail(only_a_right, discordant)
     if alternative == "greater":
-        return greater
-    return min(1.0, 2 * min(greater, float(bdtr(only_a_right, discordant, 0.5))))
+        return settled(greater)
+    return settled(min(1.0, 2 * min(greater, beta.binomial_tail(only_b_right, discordant))))
 
 
 def paired_difference(only_a_right: int, only_b_right: int, trials: int) -> Interval:
     """Return share(a) - share(b) on the same trials with the 95 % interval of Agresti and Min (2005)."""
     low, high = paired_bounds(only_a_right, only_b_right, trials, alpha=(1 - CONFIDENCE) / 2)
-    return Interval(value=(only_a_right - only_b_right) / trials, low=low, high=high)
+    return Interval(value=(only_a_right - only_b_right) / trials, low=settled(low), high=settled(high))
 
 
 def paired_bounds(only_a_right: int, only_b_right: int, trials: int, *, alpha: float) -> tuple[float, float]:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from edgekd.core import stats
 from edgekd.core.contracts import Budget
 from edgekd.core.plan import Section
 from edgekd.core.records import Artifact, Finding, LatencySummary, Outcome, Report
@@ -137,16 +138,16 @@ class Said:
         return Finding(
             budget=self._budget,
             subject=subject,
-            value=value,
+            value=_settled(value),
             limit=self.limit,
             bound=self._bound,
             unit=self._unit,
             outcome=outcome,
             because=because,
             against=self._against,
-            low=bounds[0],
-            high=bounds[1],
-            p_value=p_value,
+            low=_settled(bounds[0]),
+            high=_settled(bounds[1]),
+            p_value=_settled(p_value),
             alpha=self.alpha,
             images=images,
             pairs=pairs,
@@ -157,3 +158,7 @@ class Said:
     def unknown(self, subject: str, because: str, *, needs: str = "", value: float | None = None) -> Finding:
         """Return the finding that nothing is known, and what would change that."""
         return self.found(subject, value, "inconclusive", because, needs=needs)
+
+
+def _settled(value: float | None) -> float | None:
+    return None if value is None else stats.settled(value)
