@@ -41,7 +41,7 @@ export:
   - {{use: onnxruntime, precision: fp16}}
   - {{use: openvino, precision: fp32}}
   - {{use: openvino, precision: fp16}}
-bench: {{threads: 1, workers: 3, iterations: 200}}
+bench: {{threads: 1, profile: quick}}
 budgets:
   - {{metric: parity.top1_agreement, min_counted: 99.5%}}
 """

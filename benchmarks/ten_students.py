@@ -44,7 +44,7 @@ baseline: null
 export:
   - {{use: onnxruntime}}
   - {{use: openvino}}
-bench: {{threads: 1}}
+bench: {{threads: 1, profile: quick}}
 """
 
 

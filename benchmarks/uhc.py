@@ -3,8 +3,9 @@
     python benchmarks/uhc.py --data DIR [--images 76800] [--seeds 0,1,2] [--rows uhc,each] [--jobs 2] [--out DIR]
 
 Every teacher is ViT-Tiny with a last layer fitted on the labelled images of its own 40 classes (0-39, 30-69, 60-99); it says
-nothing of the others. The students begin with the same ImageNet weights, see equally many unlabelled images of all classes, in
-the same views, and differ in what they learn from:
+nothing of the others. The students begin with the same ImageNet weights, see equally many images of all classes, in the same
+views, learn from no label (one image a class keeps its own, for the probes that every record states), and differ in their
+teachers:
 
     uhc                 the three teachers, unified into one distribution by cross entropy (Vongkulbhisal et al. 2019)
     uhc_factorisation   the same by the factorisation
@@ -77,7 +78,7 @@ def _options() -> argparse.Namespace:
 
 # ------------------------------------------------------------------------------------------------------------------- images
 def _write_parts(options: argparse.Namespace) -> None:
-    """Write the images of each third with its own classes, and those of all classes without a label."""
+    """Write the images of each third with its own classes, and those of all classes."""
     for split in ("train", "test"):
         with np.load(options.data / "cifar100" / f"{split}.npz", allow_pickle=False) as archive:
             images, label, names = archive["images"], archive["fine_label"], archive["fine_names"]
@@ -87,7 +88,6 @@ def _write_parts(options: argparse.Namespace) -> None:
         for name, classes in {**THIRDS, "all": range(len(names))}.items():
             own = np.isin(label, list(classes))
             _save(options.out / f"{name}-{split}.npz", images[own], label[own] - min(classes), names[list(classes)])
-        _save(options.out / f"unlabelled-{split}.npz", images, np.full_like(label, -1), names)
 
 
 def _save(path: Path, images: Any, label: Any, names: Any) -> None:
@@ -124,7 +124,7 @@ def _student(row: str, seed: int, options: argparse.Namespace) -> dict[str, Any]
     recipe = {
         "name": f"uhc-{row}",
         "seed": seed,
-        "data": _data(options.out / "unlabelled-train.npz", options.out / "all-test.npz"),
+        "data": _data(options.out / "all-train.npz", options.out / "all-test.npz") | {"labels_per_class": 1},
         "teachers": [
             {
                 "use": "timm",

@@ -7,9 +7,9 @@ from statistics import mean, stdev
 
 from edgekd.core import bundles, parts
 from edgekd.core.errors import IntegrityError, UsageError
-from edgekd.core.records import IMPORTED, Artifact, Checkpoint, FileRef, Measurement, Record, Report, Verdict
+from edgekd.core.records import CANDIDATE, IMPORTED, Artifact, Checkpoint, FileRef, Measurement, Record, Report, Verdict
 from edgekd.core.side_records import RECORDS, BackboneFiles, Bisection, Bundle, PilotResult, Probes, TeacherRanking
-from edgekd.core.stats import percentile, wilson
+from edgekd.core.stats import wilson
 from edgekd.core.store import BASELINE, CHECKPOINT, INT8, MARKER, PEERS, START, RunFolder, checked_file, read_record
 
 
@@ -64,6 +64,8 @@ def verify(run: Path) -> list[str]:
         # A start from an earlier run stands elsewhere.
         own_start = ("start",) if folder.checkpoint(START).is_file() else ()
         links = ("checkpoint", "artifact", "report", "baseline", *own_start)
+        if isinstance(record, Measurement) and record.arm != CANDIDATE:
+            links = ()  # another run's artifact, or the reference model
         before = {key: value for key, value in record.from_.items() if key in links}
         unknown = [key for key, value in before.items() if value not in digests.values()]
         if unknown:
@@ -151,6 +153,8 @@ def _files(record: Record) -> list[FileRef]:
     if isinstance(record, Artifact):
         kept = [record.flips, record.accuracy.predictions if record.accuracy is not None else None]
         return [*record.files, *filter(None, kept)]
+    if isinstance(record, Measurement):
+        return [record.samples, *([record.telemetry] if record.telemetry is not None else [])]
     return []
 
 
@@ -183,9 +187,12 @@ def _artifact(record: Artifact) -> list[str]:
 
 
 def _measurement(record: Measurement) -> list[str]:
-    medians = [f"{percentile(sorted(worker.infer_ns), 50) / 1e6:.3f}" for worker in record.workers]
+    medians = [f"{worker.p50_ns / 1e6:.3f}" for worker in record.workers if worker.p50_ns is not None]
     return [
-        f"{record.device.name}: {record.runtime}, batch {record.batch}, {record.threads} threads",
+        (
+            f"{record.device.name}: {record.runtime}, batch {record.batch}, {record.threads} threads, {record.arm},"
+            f" {record.mode}, profile {record.profile}"
+        ),
         f"p50 of each process: {', '.join(medians)} ms",
         "trusted" if record.trusted else f"not trusted: {'; '.join(record.untrusted_because)}",
     ]

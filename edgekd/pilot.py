@@ -140,6 +140,8 @@ class PilotWork:
         source = work.source
         if not len(source.train()):
             raise DataError("a pilot ranks methods by labels, and no training image has one", mend="label a few images")
+        if recipe.peers:
+            raise UsageError("a pilot compares methods for one student, and the recipe has `peers:`", mend="leave `peers` out")
         if not work.loaded.teachers:
             raise UsageError("a pilot compares ways to learn from a teacher", mend="add `teachers:` to the recipe")
         images = len(source.train()) + len(source.unlabelled())

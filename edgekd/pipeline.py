@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgekd import finetuning, importing
+from edgekd import finetuning, importing, measuring
 from edgekd.core import contracts, parts
 from edgekd.core.budgets import Budgets, read_budgets
 from edgekd.core.console import Console
@@ -26,6 +26,7 @@ from edgekd.core.store import (
     locked,
     open_run_folder,
     read_record,
+    write_text,
 )
 from edgekd.finetuning import Labelled, Tuning
 from edgekd.importing import UNKNOWN, Images
@@ -54,7 +55,7 @@ def run(
         for one in work.everyone:
             one.export_all()
         for one in work.everyone:
-            one.bench_all()
+            measuring.bench_all(one)
         verdict = work.judge()
         _tell_github(work, verdict)
         _remember(work, verdict, history)
@@ -326,16 +327,60 @@ def bundle(
     return exporting.write_all(run, out=out, console=console or Console())
 
 
-def bench(run: Path, *, command: Sequence[str] | None = None, console: Console | None = None) -> tuple[Measurement, ...]:
-    """Measure the exported artifacts of a run on every device of its recipe, and its peers'; return the student's."""
+def bench(
+    run: Path,
+    *,
+    against: Path | None = None,
+    assignments: Sequence[str] = (),
+    command: Sequence[str] | None = None,
+    console: Console | None = None,
+) -> tuple[Measurement, ...]:
+    """Measure the exported artifacts of a run on every device of its recipe, and its peers'; return the student's.
+
+    With `against` in turns with another run's artifacts of the same names. `assignments` change the recipe's `bench` section,
+    for this run folder from now on.
+    """
     with _resume(run, command=command, console=console) as work:
-        own, *_peers = [one.bench_all() for one in work.everyone]
+        changes = [*assignments, *([f"bench.against={against}"] if against is not None else [])]
+        if changes:
+            work = _with_bench(work, changes)
+        own, *_peers = [measuring.bench_all(one) for one in work.everyone]
         return own
 
 
-def report(run: Path, *, command: Sequence[str] | None = None, console: Console | None = None) -> Report:
-    """Put the records of a run side by side, judge them, and write every format; imports no torch."""
+def bench_file(
+    model: Path,
+    *,
+    out: Path | None = None,
+    assignments: Sequence[str] = (),
+    command: Sequence[str] | None = None,
+    console: Console | None = None,
+) -> tuple[Measurement, ...]:
+    """Measure an ONNX or OpenVINO file that belongs to no run, on inputs that are made up; records go to `out`.
+
+    `assignments` change the defaults of a recipe's `bench` section (`profile=quick`). By default `out` is runs/<model's name>.
+    """
+    made = measuring.bench_foreign(
+        model,
+        assignments=assignments,
+        out=out or Path("runs") / model.stem,
+        console=console or Console(),
+        command=command,
+    )
+    return tuple(made.values())
+
+
+def report(
+    run: Path, *, recompute: bool = False, command: Sequence[str] | None = None, console: Console | None = None
+) -> Report:
+    """Put the records of a run side by side, judge them, and write every format; imports no torch.
+
+    With `recompute` nothing is written: every figure of the report's latencies is computed from the samples once more, and
+    `EvidenceError` names the first that is not the same to the last bit.
+    """
     with _resume(run, command=command, console=console) as work:
+        if recompute:
+            return _recomputed(work)
         work.judge(anew=True)
         return read_record(Report, work.folder.report)
 
@@ -372,13 +417,33 @@ def _baseline(name_or_run: str, store: str) -> RunFolder:
     return RunFolder(baselines.resolve(name_or_run, store))
 
 
+def _with_bench(work: Work, assignments: Sequence[str]) -> Work:
+    """Return work on the same folder after its recipe's `bench` section was changed."""
+    wrong = [one for one in assignments if not one.startswith("bench.")]
+    if wrong:
+        raise UsageError(f"--set {wrong[0]}: only keys of `bench` can be changed here", mend="for example bench.profile=quick")
+    loaded = load_recipe(work.folder.recipe, assignments=assignments)
+    loaded.check()
+    write_text(work.folder.recipe, loaded.resolved())
+    return Work(load_recipe(work.folder.recipe), work.folder, work.command, work.console)
+
+
+def _recomputed(work: Work) -> Report:
+    from edgekd.judging import evidence
+
+    kept = read_record(Report, work.folder.report)
+    count = evidence.check_recomputed(kept, work.facts())
+    work.console.say(f"recomputed: every figure of {count} measurements is the same to the last bit")
+    return kept
+
+
 def _gated(work: Work, judged_by: Budgets, baseline: RunFolder | None, today: datetime.date) -> Verdict:
     """Judge the report that stands in a run folder, and those of the students that learnt with its own."""
     from edgekd.judging import stage
     from edgekd.judging.peers import with_peers
 
     facts = read_record(Report, work.folder.report)
-    if work.folder.checkpoint().is_file() and work.facts().digest() != facts.digest():
+    if work.folder.checkpoint().is_file() and work.facts(kept=facts).digest() != facts.digest():
         raise EvidenceError(
             f"{work.folder.report}: is not about the records that are here now",
             mend="make it anew with `edgekd report`",

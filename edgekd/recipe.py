@@ -14,7 +14,7 @@ from edgekd.core.config import Document, FilePath, HistoryPlace, frozen, read_ya
 from edgekd.core.errors import UsageError
 from edgekd.core.parts import Part, PartRef
 from edgekd.core.plan import Cache, Duration, Positive, Section, Train
-from edgekd.core.records import IMPORTED, digest_of
+from edgekd.core.records import IMPORTED, Mode, digest_of
 from edgekd.core.strict_yaml import KeyPath
 
 
@@ -104,15 +104,29 @@ class Pilot(Section):
 
 
 class Bench(Section):
-    """How to time the artifacts."""
+    """How to time the artifacts.
+
+    `profile` says how much work it is: `quick` for a look, `gate` for a decision, `publish` for a figure that others rely on.
+    `mode: paced` asks `rate_hz` queries a second and times them from when they were due; `offline` measures throughput.
+    `spin: false` has idle threads sleep. `against` is another run, whose artifacts of the same names are measured in turns with
+    this one's. `rounds`, `warmup` and `iterations` replace what the protocol finds by itself, for a test or a trial;
+    `reference: false` leaves out the model that sessions of different days are compared through.
+    """
 
     devices: tuple[PartRef, ...] = (PartRef(use="local"),)
+    profile: Literal["quick", "gate", "publish"] = "gate"
+    mode: Mode = "single"
+    rate_hz: Annotated[float, Field(gt=0)] | None = None
     batch: Positive = 1
     threads: Positive | None = None
-    workers: Positive = 3
-    warmup: Positive = 20
-    iterations: Positive = 200
+    spin: bool = True
     images: Positive = 32
+    rounds: Positive | None = None
+    warmup: Annotated[int, Field(ge=0)] | None = None
+    iterations: Positive | None = None
+    reference: bool | None = None
+    against: FilePath | None = None
+    timeout_s: Annotated[float, Field(gt=0)] = 900.0
 
 
 PeerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]

@@ -3,9 +3,12 @@
 Axes: B batch, C channels, H height, W width, D feature width, K classes. Importing this module imports no torch.
 """
 
+import base64
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -23,13 +26,11 @@ from edgekd.core.contracts import (
     FeatureSpec,
     ImageSet,
     Sample,
-    Samples,
     Source,
     Student,
-    TimingPlan,
 )
 from edgekd.core.errors import UsageError
-from edgekd.core.records import Artifact, DataFacts, DeviceFacts, InputContract, TensorSpec, WorkerSamples
+from edgekd.core.records import DataFacts, DeviceFacts, Fingerprint, InputContract, TelemetryLog, TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -344,7 +345,10 @@ class ScriptedClock:
 
 
 class FakeDevice(Device):
-    """A machine whose inferences take the times that a test asks for, `infer_ns` over and over; nothing is run."""
+    """A machine whose queries take the times that a test asks for, `infer_ns` over and over; nothing is run.
+
+    Its workbench is a `FakeBench`; a test that needs other times overrides `bench`.
+    """
 
     name: str = "fake"
     infer_ns: Annotated[tuple[int, ...], Field(min_length=1)] = (20_000_000,)
@@ -372,14 +376,82 @@ class FakeDevice(Device):
         """Return the number of cores."""
         return self.cores
 
-    def time(self, artifact: Artifact, folder: Path, plan: TimingPlan) -> Iterator[Samples]:  # noqa: ARG002
-        """Yield the same scripted samples for every worker; they ran as the artifact's record says it should."""
-        times_ns = tuple(self.infer_ns[index % len(self.infer_ns)] for index in range(plan.iterations))
-        worker = WorkerSamples(load_ns=1, first_ns=self.infer_ns[0], warmup_iterations=plan.warmup, infer_ns=times_ns)
-        for _ in range(plan.workers):
-            yield Samples(
-                worker=worker,
-                runtime=artifact.runtime,
-                executed_on=artifact.executed_on,
-                executed_precision=artifact.executed_precision,
-            )
+    def bench(self) -> "FakeBench":
+        """Return a workbench whose queries take `infer_ns` in turn."""
+        return FakeBench(lambda _plan, index: self.infer_ns[index % len(self.infer_ns)])
+
+    @contextmanager
+    def ready(self) -> "Iterator[FakeBench]":
+        """Yield the workbench."""
+        yield self.bench()
+
+
+@dataclass(kw_only=False)
+class FakeBench:
+    """A workbench that runs nothing: query `index` of a plan takes `time_ns(plan, index)` on a clock of its own.
+
+    `plans` are those it was given, in order; `brought` the files of each; `answers` are laid over every answer.
+    """
+
+    time_ns: "Callable[[Mapping[str, Any], int], int]"
+    clock: ScriptedClock = field(default_factory=ScriptedClock)
+    answers: dict[str, Any] = field(default_factory=dict)
+    plans: list[Mapping[str, Any]] = field(default_factory=list)
+    brought: list[dict[str, Path]] = field(default_factory=list)
+
+    def bring(self, files: Mapping[str, Path]) -> str:
+        """Return a folder that does not exist."""
+        self.brought.append(dict(files))
+        return f"/fake/{len(self.brought)}"
+
+    def work(self, plan: Mapping[str, Any], *, timeout_s: float) -> dict[str, Any]:  # noqa: ARG002 - nothing takes time here
+        """Answer a plan as a worker would that has done it in no time."""
+        self.plans.append(plan)
+        if plan.get("describe"):
+            return {"protocol": "1", "shape": ["batch", 3, 16, 16], "dtype": "float32", "runtime": "fake 1.0"} | self.answers
+        for index in range(plan["warmup"]):
+            self.clock.advance(self.time_ns(plan, index))
+        origin_ns, rows = self.clock(), list[tuple[int, ...]]()
+        record, whole = plan.get("record"), plan.get("whole")
+        while (self.clock() - origin_ns < record["seconds"] * 1e9) if record else (len(rows) < plan["iterations"]):
+            at_ns, time_ns = self.clock() - origin_ns, self.time_ns(plan, plan["warmup"] + len(rows))
+            rows.append((0, len(rows) % 32, at_ns, 0, -1, time_ns, -1, -1))
+            self.clock.advance(max(1, time_ns))
+        for index in range(whole["iterations"] if whole else 0):
+            at_ns, time_ns = self.clock() - origin_ns, self.time_ns(plan, index)
+            rows.append((1, index % 32, at_ns, 0, 1000, time_ns, 100, time_ns + 1100))
+            self.clock.advance(time_ns + 1100)
+        return self._answer(plan, rows, origin_ns) | self.answers
+
+    def fingerprint(self) -> Fingerprint:
+        """Return a machine of which next to nothing is known."""
+        return Fingerprint.of({"cpu": "Fake CPU", "system": "Fake 1.0"})
+
+    @contextmanager
+    def telemetry(self) -> Iterator[TelemetryLog]:
+        """Sample nothing."""
+        yield TelemetryLog()
+
+    def _answer(self, plan: Mapping[str, Any], rows: list[tuple[int, ...]], origin_ns: int) -> dict[str, Any]:
+        columns = ["segment", "input", "at", "queue", "pre", "infer", "post", "e2e"]
+        block = b"".join(value.to_bytes(8, "little", signed=True) for column in zip(*rows, strict=True) for value in column)
+        return {
+            "protocol": "1",
+            "load_ns": 1_000_000,
+            "compile_ns": None,
+            "first_ns": self.time_ns(plan, 0),
+            "warmup": plan["warmup"],
+            "cpu_ns": self.time_ns(plan, 0),
+            "process_cpu_ns": 0,
+            "peak_rss_bytes": 1 << 20,
+            "runtime": "fake 1.0",
+            "executed_on": "CPU",
+            "executed_precision": str(plan.get("options", {}).get("precision", "fp32")),
+            "spin": plan.get("options", {}).get("spin"),
+            "session_options": {},
+            "notes": [],
+            "origin_ns": origin_ns,
+            "columns": columns,
+            "count": len(rows),
+            "samples": base64.b64encode(zlib.compress(block)).decode(),
+        }

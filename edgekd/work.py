@@ -14,7 +14,7 @@ from edgekd.core.console import Console, Progress
 from edgekd.core.errors import UsageError
 from edgekd.core.host import made_by, usable_cores
 from edgekd.core.plan import Train
-from edgekd.core.records import IMPORTED, Artifact, Checkpoint, Measurement, Report, StartFacts, Verdict, licences_of_weights
+from edgekd.core.records import IMPORTED, Artifact, Checkpoint, Report, StartFacts, Verdict, licences_of_weights
 from edgekd.core.store import (
     BASELINE,
     CHECKPOINT,
@@ -106,7 +106,7 @@ class Work:
         wanted = self.loaded.peers
         for name in wanted:
             self.beside(self.loaded.of_peer(name), RunFolder(open_run_folder(self.folder.peer(name).root))).write_recipe()
-        self._forget(PEERS, set(wanted))
+        self.forget(PEERS, set(wanted))
 
     @contextmanager
     def holding_peers(self) -> Iterator[None]:
@@ -320,7 +320,7 @@ class Work:
             else:
                 self.console.say(f"{artifact.name}: kept")
             made.append(artifact)
-        self._forget("artifacts", {artifact.name for artifact in made})
+        self.forget("artifacts", {artifact.name for artifact in made})
         return tuple(made)
 
     def _reference(self, name: str, known: "dict[str, stage.Reference]", threads: int) -> "stage.Reference":
@@ -378,51 +378,6 @@ class Work:
             for name in chosen
         )
 
-    # ------------------------------------------------------------------------------------------------------------- bench
-    def bench_all(self) -> tuple[Measurement, ...]:
-        """Measure what is not measured yet."""
-        from edgekd.benching import stage
-
-        settings = self.recipe.bench
-        made = []
-        for backend in self.loaded.backends if settings is not None else ():
-            path = self.folder.artifact(backend.artifact_name)
-            artifact = read_record(Artifact, path)
-            if artifact.not_executed:
-                self.console.say(f"{artifact.name}: not measured, because it was not executed")
-                continue
-            for device in self.loaded.devices:
-                assert settings is not None
-                record = self.folder.measurement(artifact.name, device.facts().name)
-                from_ = {
-                    "artifact": artifact.digest(),
-                    "settings": digest_of_section(device.identity(), settings.model_copy(update={"devices": ()})),
-                }
-                measured = find_done(Measurement, record, from_)
-                if measured is None:
-                    self.done_anew = True
-                    measured = stage.bench(
-                        artifact=artifact,
-                        folder=path.parent,
-                        device=device,
-                        source=self.source,
-                        batch=settings.batch,
-                        threads=settings.threads,
-                        workers=settings.workers,
-                        warmup=settings.warmup,
-                        iterations=settings.iterations,
-                        images=settings.images,
-                        out=record,
-                        from_=from_,
-                        made_by=self.made_by,
-                        console=self.console,
-                    )
-                else:
-                    self.console.say(f"{record.stem}: kept")
-                made.append((record.name, measured))
-        self._forget("measurements", {name for name, _ in made})
-        return tuple(measured for _, measured in made)
-
     # ------------------------------------------------------------------------------------------------------------- judge
     def judge(self, *, anew: bool = False) -> Verdict:
         """Report and judge; keep what is there if it is about the same facts and budgets."""
@@ -441,14 +396,16 @@ class Work:
                 self.console.say(f"wrote {page}")
         return verdict
 
-    def facts(self) -> Report:
-        """Return the records that the recipe asks for, side by side."""
+    def facts(self, *, kept: Report | None = None) -> Report:
+        """Return the records that the recipe asks for, side by side; figures of measurements are those of a kept report."""
         from edgekd.judging import stage
 
         names = [backend.artifact_name for backend in self.loaded.backends]
-        return stage.make_report(recipe_name=self.recipe.name, run=self.folder, artifacts=names, made_by=self.made_by)
+        return stage.make_report(
+            recipe_name=self.recipe.name, run=self.folder, artifacts=names, made_by=self.made_by, kept=kept
+        )
 
-    def _forget(self, folder: str, wanted: set[str]) -> None:
+    def forget(self, folder: str, wanted: set[str]) -> None:
         """Remove what an earlier version of the recipe left, so that a report never mixes two recipes."""
         with disk_errors(self.folder.root):
             for path in (self.folder.root / folder).glob("*"):

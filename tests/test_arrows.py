@@ -31,8 +31,9 @@ ARROWS: dict[str, set[str]] = {
     "pilot": {"core", "recipe", "work", *ROOMS},
     "finetuning": {"core", "recipe", "work", *ROOMS},
     "importing": {"core", "recipe", "work", *ROOMS},
+    "measuring": {"core", "recipe", "work", *ROOMS},
     "devices": {"core", "benching"},
-    "pipeline": {"", "core", "recipe", "work", "pilot", "finetuning", "importing", "baselines", "history", *ROOMS},
+    "pipeline": {"", "core", "recipe", "work", "pilot", "measuring", "finetuning", "importing", "baselines", "history", *ROOMS},
     "cli": {
         *("", "core", "recipe", "devices", "doctor", "inspection", "pipeline", "pilot", "finetuning", "importing"),
         *("rendering", "baselines", "history"),

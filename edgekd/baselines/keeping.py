@@ -26,7 +26,9 @@ from edgekd.core.store import (
     CHECKPOINT,
     INT8,
     MARKER,
+    PEERS,
     RunFolder,
+    checked_file,
     disk_errors,
     file_ref,
     read_record,
@@ -128,21 +130,11 @@ def resolve(name_or_run: str, store: str = "") -> Path:
 
 # --------------------------------------------------------------------------------------------------------------- writing
 def _listed(run: Path, *, models: bool, made_by: MadeBy) -> KeptRun:
-    """Return the record of a run's files, each hashed now."""
+    """Return the record of a run's files, those of its peers included, each hashed now."""
     folder = RunFolder(run)
     report, verdict = read_record(Report, folder.report), read_record(Verdict, folder.verdict)
-    paths = [run / MARKER, folder.recipe, folder.report, folder.verdict]
-    kinds: dict[type[Record], list[Path]] = {
-        Checkpoint: [folder.checkpoint(name) for name in (CHECKPOINT, BASELINE, INT8)],
-        Artifact: folder.artifacts(),
-        Measurement: folder.measurements(),
-    }
-    for kind, records in kinds.items():
-        left_out = _NOT_EVIDENCE.get(kind, set()) - ({"files"} if models else set())
-        for path in (path for path in records if path.is_file()):
-            record = read_record(kind, path)
-            evidence = (ref for field in type(record).model_fields if field not in left_out for ref in _refs(record, field))
-            paths += [path, *(path.parent / ref.path for ref in evidence)]
+    peers = (RunFolder(marker.parent) for marker in sorted((run / PEERS).glob(f"*/{MARKER}")))
+    paths = [path for one in (folder, *peers) for path in _evidence(one, models=models)]
     return KeptRun(
         made_by=made_by,
         from_={"report": report.digest(), "verdict": verdict.digest()},
@@ -153,6 +145,23 @@ def _listed(run: Path, *, models: bool, made_by: MadeBy) -> KeptRun:
         models=models,
         files=tuple(file_ref(path, folder=run) for path in dict.fromkeys(paths) if path.is_file()),
     )
+
+
+def _evidence(folder: RunFolder, *, models: bool) -> Iterator[Path]:
+    """Yield the records of one run folder and the files that they refer to, each checked; some need not be there."""
+    yield from (folder.root / MARKER, folder.recipe, folder.report, folder.verdict)
+    kinds: dict[type[Record], list[Path]] = {
+        Checkpoint: [folder.checkpoint(name) for name in (CHECKPOINT, BASELINE, INT8)],
+        Artifact: folder.artifacts(),
+        Measurement: folder.measurements(),
+    }
+    for kind, records in kinds.items():
+        left_out = _NOT_EVIDENCE.get(kind, set()) - ({"files"} if models else set())
+        for path in (path for path in records if path.is_file()):
+            record = read_record(kind, path)
+            yield path
+            refs = (ref for field in type(record).model_fields if field not in left_out for ref in _refs(record, field))
+            yield from (checked_file(ref, folder=path.parent) for ref in refs)
 
 
 def _refs(fact: Fact, field: str) -> Iterator[FileRef]:

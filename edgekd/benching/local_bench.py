@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from edgekd.benching import worker
+from edgekd.benching import probe, worker
 from edgekd.benching.answers import read_answer
 from edgekd.core.errors import MachineError
 from edgekd.core.records import DeviceFacts, Fingerprint, TelemetryLog
@@ -58,20 +58,21 @@ class LocalBench:
             except subprocess.TimeoutExpired as error:
                 raise MachineError(
                     f"{whose} did not end within {timeout_s:g} s",
-                    mend="raise the device's timeout_s, or choose a shorter bench.profile",
+                    mend="raise bench.timeout_s, or choose a shorter bench.profile",
                 ) from error
             finally:
                 _end(process)
             return read_answer(told, code=process.returncode, whose=whose, stderr=_tail(stderr))
 
     def fingerprint(self) -> Fingerprint:
-        """Return the facts of this machine as its fingerprint."""
-        return Fingerprint.of(self._facts.model_dump(mode="json", exclude={"name"}))
+        """Return what this machine is, and the state that it is in now."""
+        return probe.fingerprint_here()
 
     @contextmanager
     def telemetry(self) -> Iterator[TelemetryLog]:
-        """Sample nothing."""
-        yield TelemetryLog()
+        """Watch this machine until the block is left; times are those of the workers' clock."""
+        with probe.watch_here() as log:
+            yield log
 
 
 def _put(source: Path, target: Path) -> None:

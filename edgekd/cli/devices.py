@@ -56,7 +56,7 @@ def setup(
     ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Install nothing; say what is missing.")] = False,
     wheels: Annotated[Path | None, typer.Option("--wheels", metavar="DIR", help="Install from these files alone.")] = None,
-    loose: Annotated[bool, typer.Option("--loose", help="Any version that edgekd supports, not the one used here.")] = False,
+    loose: Annotated[bool, typer.Option("--loose", help="The newest its Python can have, not that used here.")] = False,
     system_site_packages: Annotated[
         bool, typer.Option("--system-site-packages", help="Let it see the system's packages (Jetson's TensorRT).")
     ] = False,

@@ -150,25 +150,52 @@ def bench(
     contract: ContractFile = None,
     out: Out = None,
     set_: Set = None,
+    against: Annotated[
+        Path | None, typer.Option("--against", metavar="RUN", help="Measure in turns with another run's artifacts.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure the latency of a run's artifacts."""
+    """Measure the latency of a run's artifacts.
+
+    In fresh processes, one after the other, in balanced random order. With --set bench.profile=quick for a look, gate (the
+    default) for a decision, publish for a figure that others rely on. RUN may be MODEL.onnx or MODEL.xml without --data: then
+    its speed is measured on made-up inputs, for --set profile=quick and the like.
+    """
     from edgekd import pipeline
 
+    if run.suffix == ".xml" or (run.suffix == ".onnx" and data is None and not run.is_dir()):
+        if against is not None:
+            raise UsageError("--against belongs to a run folder", mend="compare two models by importing each with --data")
+        measured = pipeline.bench_file(run, out=out, assignments=set_ or (), command=command_line(), console=console_of(quiet))
+        print_records(measured, json)
+        return
+    changes = set_ or []
     if run.suffix == ".onnx":
         run = run_of(run, data=data, classes=classes, contract=contract, out=out, set_=set_, quiet=quiet)
         exported = pipeline.export(run, command=command_line(), console=console_of(quiet))
         print_records(() if json else exported, as_json=False)
-    print_records(pipeline.bench(run, command=command_line(), console=console_of(quiet)), json)
+        changes = []
+    elif any(option is not None for option in (data, classes, contract, out)):
+        raise UsageError("--data, --classes, --contract and --out belong to a MODEL.onnx")
+    measured = pipeline.bench(run, against=against, assignments=changes, command=command_line(), console=console_of(quiet))
+    print_records(measured, json)
 
 
 @app.command()
-def report(run: RunDir, json: Json = False, quiet: Quiet = False) -> None:
+def report(
+    run: RunDir,
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Write nothing; check every latency against the samples, to the last bit.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
     """Write a run's report anew, in every format."""
     from edgekd import pipeline
 
-    print_records([pipeline.report(run, command=command_line(), console=console_of(quiet))], json)
+    found = pipeline.report(run, recompute=recompute, command=command_line(), console=console_of(quiet))
+    print_records([found], json)
 
 
 @app.command()

@@ -15,7 +15,6 @@ from edgekd.core.errors import UsageError
 from edgekd.core.evidence import Evidence
 from edgekd.core.parts import Part
 from edgekd.core.records import (
-    Artifact,
     DataFacts,
     DeviceFacts,
     Finding,
@@ -25,7 +24,6 @@ from edgekd.core.records import (
     TelemetryLog,
     TensorSpec,
     Verdict,
-    WorkerSamples,
 )
 
 if TYPE_CHECKING:
@@ -450,28 +448,6 @@ class Pairing:
     min_effect: float = 0.02
 
 
-@dataclass(frozen=True, kw_only=True)
-class TimingPlan:
-    """What to time: batch size, threads, fresh worker processes, warm-up and timed inferences in each."""
-
-    batch: int
-    threads: int
-    workers: int
-    warmup: int
-    iterations: int
-    images_npy: Path
-
-
-@dataclass(frozen=True, kw_only=True)
-class Samples:
-    """What one fresh worker process answered."""
-
-    worker: WorkerSamples
-    runtime: str
-    executed_on: str
-    executed_precision: str
-
-
 class Workbench(Protocol):
     """A device made ready: files can be brought to it, and one worker process at a time runs there."""
 
@@ -507,10 +483,6 @@ class Device(Part):
 
     def default_threads(self) -> int:
         """Return min(cgroup quota, affinity, physical cores) of the machine, at least 1."""
-        raise NotImplementedError
-
-    def time(self, artifact: Artifact, folder: Path, plan: TimingPlan) -> Iterator[Samples]:
-        """Yield the samples of each fresh worker process as it ends."""
         raise NotImplementedError
 
     def ready(self) -> AbstractContextManager[Workbench]:

@@ -6,7 +6,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from edgekd.core.contracts import Student
-from edgekd.distilling.models import load_strictly
+from edgekd.distilling.models import FURTHER_HEADS, load_strictly
 
 
 def with_fresh_head(part: Student, weights: Path, *, had: int, classes: int) -> nn.Module:
@@ -14,7 +14,8 @@ def with_fresh_head(part: Student, weights: Path, *, had: int, classes: int) -> 
 
     Raises `UsageError` if the weights are not this student's, or if more than the last layer depends on the classes.
     """
-    trained = part.restore(had, weights).state_dict()
+    found = part.restore(had, weights).state_dict()
+    trained = {key: value for key, value in found.items() if FURTHER_HEADS not in key.split(".")}
     student = part.build(classes, start=False)
     head = head_keys(student)
     own = {key: value for key, value in student.state_dict().items() if key in head}

@@ -126,10 +126,19 @@ class TappedModel(nn.Module):
         """Return the heads beside the last layer, by name."""
         return dict(cast(Any, getattr(self.model, FURTHER_HEADS, nn.ModuleDict())).items())
 
-    def add_heads(self, heads: Mapping[str, int]) -> None:
-        """Give the model further linear heads over so many classes each, beside its last layer; they are saved with it."""
+    def set_heads(self, heads: Mapping[str, int]) -> None:
+        """Give the model further linear heads over so many classes each, beside its last layer; they are saved with it.
+
+        A head that it has already, of the same name and as many classes, stays as it is; others go.
+        """
+        if not heads:
+            if self.further_heads:
+                delattr(self.model, FURTHER_HEADS)
+            return
         width = self.spec(("pre_logits",)).shapes["pre_logits"][0]
-        self.model.add_module(FURTHER_HEADS, nn.ModuleDict({name: nn.Linear(width, k) for name, k in heads.items()}))
+        kept = {name: head for name, head in self.further_heads.items() if head.out_features == heads.get(name)}
+        made = {name: kept.get(name) or nn.Linear(width, k) for name, k in heads.items()}
+        self.model.add_module(FURTHER_HEADS, nn.ModuleDict(made))
 
     def _answers(self, output_BK: Tensor) -> dict[str, Tensor]:
         if self.zero_shot is None:

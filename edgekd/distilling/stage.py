@@ -120,8 +120,8 @@ class _Stage:
             check_same(teachers, self.classes)
         check_texts(getattr(student, "class_names", ()), self.classes)
         heads = self.job.method.further_heads(teachers)
-        if heads:
-            student.add_heads({name: len(classes) for name, classes in heads.items()})
+        if heads or getattr(student, "further_heads", {}):  # it may have begun with those of an earlier method
+            student.set_heads({name: len(classes) for name, classes in heads.items()})
         taps = (*self.job.method.needs().student_taps, *(f"logits_{name}" for name in heads))
         self.needs = replace(self.needs, student_taps=taps)
         learner = self._with_peers(student, start=start)

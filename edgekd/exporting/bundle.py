@@ -10,7 +10,7 @@ from edgekd.core.archives import MANIFEST, write_archive
 from edgekd.core.bundles import ARCHIVE_SUFFIX, CLASSES, CONTRACT, check, classes_json, manifest_of, refuse_foreign
 from edgekd.core.console import Console
 from edgekd.core.errors import MachineError, UsageError
-from edgekd.core.records import Artifact, Checkpoint, FileRef, LatencySummary, MadeBy, Report
+from edgekd.core.records import CANDIDATE, Artifact, Checkpoint, FileRef, LatencySummary, MadeBy, Report
 from edgekd.core.side_records import Bundle
 from edgekd.core.store import (
     CHECKPOINT,
@@ -59,6 +59,10 @@ def is_artifact(folder: Path) -> bool:
     return (folder / RECORD).is_file()
 
 
+def _latencies(report: Report, artifact: Artifact) -> tuple[LatencySummary, ...]:
+    return tuple(one for one in report.latencies if (one.artifact, one.arm) == (artifact.name, CANDIDATE))
+
+
 def write_all(path: Path, *, out: Path | None, console: Console) -> tuple[Bundle, ...]:
     """Write a bundle of each artifact of a run, or of the one whose folder this is, into `out` or the run's `bundles/`.
 
@@ -97,7 +101,7 @@ def _material(folder: Path, run: RunFolder) -> Material:
         artifact=artifact,
         folder=folder,
         checkpoint=next((student for student in students if student.digest() == artifact.from_.get("checkpoint")), None),
-        latencies=tuple(found for found in report.latencies if found.artifact == artifact.name) if report and same else (),
+        latencies=_latencies(report, artifact) if report and same else (),
     )
 
 

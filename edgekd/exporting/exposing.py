@@ -135,17 +135,20 @@ def shown_by_openvino(path: Path, *, precision: str = "fp32") -> Shown:
     core = openvino.Core()
     model = core.read_model(path)
     computed, quantised = _openvino_tensors(model)
-    logits = _key_of(model.outputs[0].get_node().input(0).get_source_output())
+    own = {_key_of(port.get_node().input(0).get_source_output()): index for index, port in enumerate(model.outputs)}
+    logits = next(iter(own))
+    count = len(model.outputs)
     hint = precision_hint(precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     compiled: dict[tuple[str, ...], Any] = {}
 
     def run(keys: "Sequence[str]", image: "Array") -> "list[Array]":
-        chosen = tuple(key for key in keys if key != logits)
+        chosen = tuple(key for key in keys if key not in own)
         if chosen not in compiled:
             compiled[chosen] = core.compile_model(_with_outputs(core, path, chosen), "CPU", {"INFERENCE_PRECISION_HINT": hint})
         request = compiled[chosen].create_infer_request()
         request.infer([image])
-        found = {key: request.get_output_tensor(index).data.copy() for index, key in enumerate((logits, *chosen))}
+        places = own | {key: count + index for index, key in enumerate(chosen)}
+        found = {key: request.get_output_tensor(places[key]).data.copy() for key in (logits, *keys)}
         return [found[key] for key in (logits, *keys)]
 
     runtime = f"openvino {openvino.__version__.partition('-')[0]}"

@@ -122,6 +122,12 @@ def _about(contract: Bundle, checkpoint: Checkpoint | None) -> Iterator[str]:
     # An indented block on one line: nothing in it can end it.
     shown = json.dumps(contract.classes[:_MOST_CLASSES], ensure_ascii=True)
     yield f"    {shown}{' ...' if len(contract.classes) > _MOST_CLASSES else ''}"
+    for output in contract.outputs[1:]:
+        own = json.dumps(output.classes[:_MOST_CLASSES], ensure_ascii=True)
+        yield ""
+        yield f"A further output, {_code(output.name)}, says it over {len(output.classes)} classes of its own:"
+        yield ""
+        yield f"    {own}{' ...' if len(output.classes) > _MOST_CLASSES else ''}"
     if checkpoint is not None:
         taught = (
             f"distilled from {' and '.join(_code(t.name) for t in checkpoint.teachers)}" if checkpoint.teachers else "trained"

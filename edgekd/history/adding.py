@@ -115,9 +115,10 @@ def _found(finding: Finding, position: int) -> "Found":
 def _measured(summary: LatencySummary, digest: str, now: datetime) -> "Measured":
     from edgekd.history import tables
 
+    arm = wording.arm(summary)
     return tables.Measured(
         digest=digest,
-        name=wording.plain(f"{summary.artifact}@{summary.device.name}"),
+        name=wording.plain(f"{summary.artifact}@{summary.device.name}{'' if arm == 'candidate' else f'.{arm}'}"),
         artifact=wording.plain(summary.artifact),
         device=wording.plain(summary.device.name),
         runtime=wording.plain(summary.runtime),

@@ -131,7 +131,10 @@ class Found(Base):
 
 
 class Measured(Base):
-    """A measurement in a few numbers; `digest` is that of the figures and their artifact, `name` `<artifact>@<device>`."""
+    """A measurement in a few numbers; `digest` is that of the figures and their artifact.
+
+    `name` is `<artifact>@<device>`, with `.<arm>` behind it for another arm of its session than the candidate.
+    """
 
     __tablename__ = "edgekd_measurements"
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -4,14 +4,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekd.core import stats
+from edgekd.core import latency, stats
 from edgekd.core.predictions import read_right
-from edgekd.core.records import Accuracy, LatencySummary, Report
+from edgekd.core.records import BASELINE_ARM, Accuracy, LatencySummary, Report
 from edgekd.core.store import RunFolder
-from edgekd.judging import console, evidence, wording
+from edgekd.judging import console, evidence, latencies, wording
 
-_SAME_DEVICE = ("name", "system", "machine", "cpu", "logical_cores", "usable_cores", "cgroup_quota_cores", "governor")
-_SAME_PROTOCOL = ("protocol", "runtime", "executed_on", "executed_precision", "batch", "threads")
+# The comparison key: what must be the same before two latencies are held against one another.
+_COMPARED_BY = (
+    *(
+        "device_class",
+        "protocol",
+        "mode",
+        "rate_hz",
+        "runtime",
+        "executed_on",
+        "executed_precision",
+        "batch",
+        "threads",
+        "spin",
+    ),
+    "synthetic_input",
+)
 _ABSENT = "not there"
 _ACCURACY_UNKNOWN = "not executed"
 
@@ -44,7 +58,8 @@ def compare(a: Report, b: Report, *, runs: tuple[RunFolder, RunFolder] | None = 
     """Put two reports side by side.
 
     With the run folders of a and b, accuracies on the same images are compared image by image; without them, or on other
-    images, only each one's own interval is shown. Latencies are compared only where device, protocol and runtime are the same.
+    images, only each one's own interval is shown. Latencies are compared only where kind of device, protocol and runtime
+    are the same: pair by pair if one run was measured in turns with the other, else through the reference model.
     """
     rows = [
         Row(what="student", a=a.student.student_name, b=b.student.student_name, difference=""),
@@ -118,31 +133,68 @@ def _number_row(what: str, a: float, b: float, shown_a: str, shown_b: str) -> Ro
 
 
 def _latency_rows(name: str, a: Report, b: Report) -> Iterator[Row]:
-    in_a = {x.device.name: x for x in a.latencies if x.artifact == name}
-    in_b = {x.device.name: x for x in b.latencies if x.artifact == name}
+    in_a, in_b = ({x.device.name: x for x in wording.candidates(r) if x.artifact == name} for r in (a, b))
     for device in dict.fromkeys([*in_a, *in_b]):
-        yield _latency_row(f"{name} p50 on {device}", in_a.get(device), in_b.get(device))
+        yield _latency_row(f"{name} p50 on {device}", in_a.get(device), in_b.get(device), a, b)
 
 
-def _latency_row(what: str, a: LatencySummary | None, b: LatencySummary | None) -> Row:
+def _latency_row(what: str, a: LatencySummary | None, b: LatencySummary | None, in_a: Report, in_b: Report) -> Row:
     if a is None or b is None:
         return Row(what=what, a=_p50(a), b=_p50(b), difference="not comparable: measured in one run only")
-    reasons = _unlike(a, b)
-    if reasons or a.p50_ms is None or b.p50_ms is None or not a.worker_p50_ms or not b.worker_p50_ms:
-        difference = f"not comparable: {'; '.join(reasons) or 'too few samples'}"
+    first, second = _in_turns(a, b, in_a, in_b) or (a, b)
+    reasons = _unlike(first, second)
+    if min(len(first.worker_p50_ms), len(second.worker_p50_ms)) < 2:
+        reasons.append("too few samples, or workers")
+    if reasons:
+        difference = f"not comparable: {'; '.join(reasons)}"
+    elif first.session == second.session:
+        difference = paired_words(latency.paired(first.worker_p50_ms, second.worker_p50_ms))
     else:
-        apart = max(a.worker_p50_ms) < min(b.worker_p50_ms) or max(b.worker_p50_ms) < min(a.worker_p50_ms)
-        spread = "every process of one is faster than every process of the other" if apart else "the processes' ranges overlap"
-        difference = f"x {b.p50_ms / a.p50_ms:.3f}, {spread}"
-    return Row(what=what, a=_p50(a), b=_p50(b), difference=difference)
+        difference = _through_reference(a, b, in_a, in_b)
+    return Row(what=what, a=_p50(first), b=_p50(second), difference=difference)
+
+
+def _in_turns(a: LatencySummary, b: LatencySummary, in_a: Report, in_b: Report) -> tuple[LatencySummary, LatencySummary] | None:
+    """Return both artifacts as one session measured them in turns: B's, held against A, or A's, held against B."""
+    for x in in_b.latencies:
+        if (x.arm, x.session, x.digest) == (BASELINE_ARM, b.session, a.digest):
+            return x, b
+    for x in in_a.latencies:
+        if (x.arm, x.session, x.digest) == (BASELINE_ARM, a.session, b.digest):
+            return a, x
+    return None
+
+
+def paired_words(found: latency.PairedRatio) -> str:
+    """Return a ratio with its intervals, its number of pairs and their spread in one line."""
+    return (
+        f"x {found.ratio:.3f} [95 %: {found.low95:.3f} to {found.high95:.3f}; 99 %: {found.low99:.3f} to {found.high99:.3f}],"
+        f" {found.pairs} pairs, sd {100 * found.pair_sd:.1f} %"
+    )
+
+
+def _through_reference(a: LatencySummary, b: LatencySummary, in_a: Report, in_b: Report) -> str:
+    """Return the ratio of ratios through the reference model of each session, or why there is none."""
+    beside = latencies.reference_of(a, in_a.latencies), latencies.reference_of(b, in_b.latencies)
+    if beside[0] is None or beside[1] is None or not beside[0].worker_p50_ms or not beside[1].worker_p50_ms:
+        return "not comparable: measured in two sessions, without the reference model in both (edgekd bench B --against A)"
+    ratio, low, high = latency.ratio_of_ratios(
+        a.worker_p50_ms, beside[0].worker_p50_ms, b.worker_p50_ms, beside[1].worker_p50_ms
+    )
+    return f"x {ratio:.3f} [95 %: {low:.3f} to {high:.3f}], of two sessions, through the reference model"
 
 
 def _unlike(a: LatencySummary, b: LatencySummary) -> list[str]:
-    pairs = [(f"device {key}", getattr(a.device, key), getattr(b.device, key)) for key in _SAME_DEVICE]
-    pairs += [(key.replace("_", " "), getattr(a, key), getattr(b, key)) for key in _SAME_PROTOCOL]
-    reasons = [f"{what} {in_a} and {in_b}" for what, in_a, in_b in pairs if in_a != in_b]
+    pairs = [(key.replace("_", " "), getattr(a, key), getattr(b, key)) for key in _COMPARED_BY]
+    reasons = [f"{what} {_short(in_a)} and {_short(in_b)}" for what, in_a, in_b in pairs if in_a != in_b]
     reasons += [f"{side} is not trusted" for side, x in (("A", a), ("B", b)) if not x.trusted]
     return reasons
+
+
+def _short(value: object) -> str:
+    """Return a value of the comparison key; of a digest, enough to tell two apart."""
+    text = str(value)
+    return text[:12] if len(text) == 64 else text
 
 
 def _p50(summary: LatencySummary | None) -> str:

@@ -11,13 +11,15 @@ from edgekd.core.answers import answers_of
 from edgekd.core.errors import EvidenceError, IntegrityError
 from edgekd.core.predictions import read_right
 from edgekd.core.records import (
+    CANDIDATE,
     Answers,
     Artifact,
     Checkpoint,
     Comparison,
     CurvePoint,
-    LatencySummary,
     Measurement,
+    Report,
+    canonical_json,
 )
 from edgekd.core.store import BASELINE, CHECKPOINT, INT8, RunFolder, checked_file, read_record
 
@@ -86,21 +88,28 @@ def read_artifacts(run: RunFolder, students: Sequence[Checkpoint], names: Sequen
 
 
 def read_measurements(run: RunFolder, artifacts: Sequence[Artifact], *, only_these: bool) -> dict[str, Measurement]:
-    """Read and check the measurements (by file name) of these artifacts; `only_these` leaves those of others aside."""
+    """Read and check the measurements (by file name) of these artifacts; `only_these` leaves those of others aside.
+
+    Those of other arms, a baseline or the reference model, come along if they ran in the same session.
+    """
     known = {artifact.name: artifact.digest() for artifact in artifacts}
-    found: dict[str, Measurement] = {}
+    found, beside = dict[str, Measurement](), dict[str, Measurement]()
     for path in run.measurements():
         name = artifact_of(path.stem)
+        record = read_record(Measurement, path)
+        if record.arm != CANDIDATE:
+            beside[path.stem] = record
+            continue
         if name not in known and only_these:
             continue
-        record = read_record(Measurement, path)
         if name not in known or record.from_.get("artifact") != known[name]:
             raise EvidenceError(
                 f"{path}: was not measured with the artifact {name!r} that is in this folder now",
                 mend=f"run `edgekd bench {run.root}` again, or delete the file if it is no longer wanted",
             )
         found[path.stem] = record
-    return found
+    sessions = {record.session for record in found.values()}
+    return found | {stem: record for stem, record in beside.items() if record.session in sessions}
 
 
 def artifact_of(measurement: str) -> str:
@@ -160,59 +169,20 @@ def discordant(a: Mapping[str, bool], b: Mapping[str, bool]) -> tuple[int, int]:
     return only_a, only_b
 
 
-def summarise(artifact: str, measurement: Measurement) -> LatencySummary:
-    """Return the measurement of an artifact (its name) in a few numbers.
-
-    Percentiles are nearest-rank over the pooled samples of all processes, or over each process's own.
-    """
-    pooled = sorted(ns for worker in measurement.workers for ns in worker.infer_ns)
-    own = [sorted(worker.infer_ns) for worker in measurement.workers]
-    smallest = min(map(len, own), default=0)
-    withheld = [
-        f"p{p} needs {floor} samples, there are {len(pooled)}"
-        for p, floor in stats.FLOORS.items()
-        if p in (50, 90) and len(pooled) < floor
-    ]
-    withheld += [
-        f"p{p} of each process needs {floor} samples in every process, the smallest has {smallest}"
-        for p, floor in stats.FLOORS.items()
-        if p in (50, 90) and smallest < floor <= len(pooled)
-    ]
-    return LatencySummary(
-        artifact=artifact,
-        device=measurement.device,
-        protocol=measurement.protocol,
-        runtime=measurement.runtime,
-        executed_on=measurement.executed_on,
-        executed_precision=measurement.executed_precision,
-        batch=measurement.batch,
-        threads=measurement.threads,
-        input_images=measurement.input_images,
-        warmup_iterations=tuple(worker.warmup_iterations for worker in measurement.workers),
-        samples=len(pooled),
-        worker_p50_ms=_each(own, 50),
-        worker_p90_ms=_each(own, 90),
-        p50_ms=_pooled(pooled, 50),
-        p90_ms=_pooled(pooled, 90),
-        load_ms=tuple(worker.load_ns / 1e6 for worker in measurement.workers),
-        first_ms=tuple(worker.first_ns / 1e6 for worker in measurement.workers),
-        curve_ms=tuple(stats.percentile(pooled, p) / 1e6 for p in range(101)) if pooled else (),
-        withheld=tuple(withheld),
-        flags=measurement.flags,
-        trusted=measurement.trusted,
-        untrusted_because=measurement.untrusted_because,
-        blur=measurement.blur,
-    )
-
-
-def _pooled(ordered_ns: Sequence[int], percent: int) -> float | None:
-    return stats.percentile(ordered_ns, percent) / 1e6 if len(ordered_ns) >= stats.FLOORS[percent] else None
-
-
-def _each(workers_ns: Sequence[Sequence[int]], percent: int) -> tuple[float, ...]:
-    if any(len(ordered_ns) < stats.FLOORS[percent] for ordered_ns in workers_ns):
-        return ()
-    return tuple(stats.percentile(ordered_ns, percent) / 1e6 for ordered_ns in workers_ns)
+def check_recomputed(kept: Report, again: Report) -> int:
+    """Return how many measurements two reports hold; raise `EvidenceError` for the first figure that is not the same."""
+    if len(kept.latencies) != len(again.latencies):
+        raise EvidenceError("the report has other measurements than the folder", mend="make it anew with `edgekd report`")
+    for old, new in zip(kept.latencies, again.latencies, strict=True):
+        facts = old.model_dump(mode="json"), new.model_dump(mode="json")
+        unlike = [key for key in facts[0] if canonical_json(facts[0][key]) != canonical_json(facts[1][key])]
+        if unlike:
+            raise EvidenceError(
+                f"{old.artifact} on {old.device.name}: {unlike[0]} is {facts[0][unlike[0]]} in the report, and"
+                f" {facts[1][unlike[0]]} from the samples",
+                mend="make the report anew with `edgekd report`",
+            )
+    return len(kept.latencies)
 
 
 def _read_history(path: Path) -> tuple[CurvePoint, ...]:

@@ -4,7 +4,7 @@
 """
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgekd.core import stats
@@ -21,20 +21,39 @@ from edgekd.core.errors import (
     worst,
 )
 from edgekd.core.evidence import Evidence
-from edgekd.core.records import Artifact, Finding, MadeBy, Outcome, Report, Verdict, Waiver
-from edgekd.core.store import BASELINE, RunFolder, disk_errors, write_bytes, write_text
-from edgekd.judging import evidence, quantisation
+from edgekd.core.records import (
+    Artifact,
+    Finding,
+    LatencySummary,
+    MadeBy,
+    Measurement,
+    Outcome,
+    Report,
+    Verdict,
+    Waiver,
+)
+from edgekd.core.samples import read_samples
+from edgekd.core.store import BASELINE, RunFolder, checked_file, disk_errors, write_bytes, write_text
+from edgekd.judging import evidence, latencies, quantisation
 from edgekd.judging.details import details_of
 
 _CODES: dict[Outcome, int] = {"pass": PASSED, "fail": BUDGET_FAILED, "inconclusive": INCONCLUSIVE, "error": MACHINE}
 _OUTCOMES: dict[int, Outcome] = {code: outcome for outcome, code in _CODES.items()}
 
 
-def make_report(*, recipe_name: str, run: RunFolder, artifacts: Sequence[str] | None, made_by: MadeBy) -> Report:
+def make_report(
+    *,
+    recipe_name: str,
+    run: RunFolder,
+    artifacts: Sequence[str] | None,
+    made_by: MadeBy,
+    kept: Report | None = None,
+) -> Report:
     """Put the records of a run side by side; `artifacts` names those that belong to it (None: all that are there).
 
-    Raises `UsageError` without a student, `IntegrityError` for a file that was changed, and `EvidenceError` for a record
-    that was not made from the record before it.
+    The figures of a measurement are taken from `kept` where that is a report about the same measurements: computing them anew
+    takes longer than judging does; the samples' digests are checked all the same. Raises `UsageError` without a student,
+    `IntegrityError` for a file that was changed, and `EvidenceError` for a record that was not made from the record before it.
     """
     student = evidence.read_student(run)
     baseline = evidence.read_student(run, BASELINE) if run.checkpoint(BASELINE).is_file() else None
@@ -59,9 +78,17 @@ def make_report(*, recipe_name: str, run: RunFolder, artifacts: Sequence[str] | 
         baseline_curve=baseline.curve if baseline else (),
         artifacts=exported,
         details=details_of(run, student.record, baseline.record if baseline else None, exported),
-        latencies=tuple(evidence.summarise(evidence.artifact_of(name), record) for name, record in measured.items()),
+        latencies=tuple(_summary(run, name, record) for name, record in measured.items())
+        if kept is None or kept.from_ != from_
+        else _kept(kept, run, measured),
         answers=evidence.answers(run, student.record, baseline.record if baseline else None, exported),
     )
+
+
+def _kept(report: Report, run: RunFolder, measured: Mapping[str, Measurement]) -> tuple[LatencySummary, ...]:
+    for record in measured.values():
+        checked_file(record.samples, folder=run.root / "measurements")
+    return report.latencies
 
 
 def judge(
@@ -119,6 +146,11 @@ def write(run: RunFolder, report: Report, verdict: Verdict, formats: Sequence[Fo
     for path, text in pages.items():
         write_text(path, text)
     return tuple(pages)
+
+
+def _summary(run: RunFolder, name: str, record: Measurement) -> LatencySummary:
+    table = read_samples(record, folder=run.root / "measurements")
+    return latencies.summarise(evidence.artifact_of(name), record, table)
 
 
 def _unknown(artifact: Artifact) -> Finding:

@@ -3,7 +3,7 @@
 import unicodedata
 from collections import Counter
 
-from edgekd.core.records import DeviceFacts, Finding, Interval, LatencySummary, Outcome, Report, Verdict
+from edgekd.core.records import CANDIDATE, DeviceFacts, Finding, Interval, LatencySummary, Outcome, Report, Verdict
 
 OUTCOMES: dict[Outcome, str] = {
     "pass": "passed",
@@ -115,11 +115,42 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
+def candidates(report: Report) -> tuple[LatencySummary, ...]:
+    """Return the measurements of the run's own artifacts, without those that ran beside them to be compared with."""
+    return tuple(summary for summary in report.latencies if summary.arm == CANDIDATE)
+
+
+def of_arm(summary: LatencySummary) -> str:
+    """Return ` (baseline)` or ` (reference)` for what ran beside the run's own artifacts, else nothing."""
+    return "" if summary.arm == CANDIDATE else f" ({summary.arm})"
+
+
+def latency_interval(summary: LatencySummary, name: str, value_ms: float | None) -> str:
+    """Return a percentile with its 95 % interval over the processes: `1.31 ms [1.29 to 1.34]`."""
+    if value_ms is None or name not in summary.intervals_ms:
+        return quantity(value_ms, "ms")
+    low, high = (milliseconds(bound).removesuffix(" ms") for bound in summary.intervals_ms[name])
+    return f"{milliseconds(value_ms)} [{low} to {high}]"
+
+
+def load(summary: LatencySummary) -> str:
+    """Return how queries came: `batch 1, 2 threads`, and what is out of the ordinary."""
+    parts = [f"batch {summary.batch}", counted(summary.threads, "thread")]
+    parts += [] if summary.mode == "single" else [f"{summary.mode}" + (f" at {summary.rate_hz:g}/s" if summary.rate_hz else "")]
+    parts += ["threads sleep"] if summary.spin is False else []
+    return ", ".join(parts)
+
+
 def fastest(report: Report) -> LatencySummary | None:
     """Return the measurement with the lowest p50 of those that are trusted or only unsteady, or None."""
-    usable = [summary for summary in report.latencies if summary.trusted or summary.blur is not None]
+    usable = [summary for summary in candidates(report) if summary.trusted or summary.blur is not None]
     known = [summary for summary in usable if summary.p50_ms is not None]
     return min(known, key=lambda summary: (summary.p50_ms, summary.artifact), default=None)
+
+
+def arm(summary: LatencySummary) -> str:
+    """Return which arm of its session a measurement is of: `candidate` unless it says another."""
+    return str(summary.model_dump(include={"arm"}).get("arm", "candidate"))
 
 
 def unsteady(summary: LatencySummary) -> str:

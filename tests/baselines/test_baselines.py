@@ -70,6 +70,24 @@ def test_with_models_the_models_come_along(run: Path, store: str) -> None:
     assert (baselines.resolve("main", store) / model).read_bytes() == (run / model).read_bytes()
 
 
+def test_the_students_that_learnt_together_come_along(finished_run: Make, tmp_path: Path, store: str) -> None:
+    """A gate judges each against its own baseline."""
+    run = finished_run(tmp_path / "run")
+    peer = finished_run(run / "peers" / "second", correct=20)
+    keep(run, store)
+    back, there = files(baselines.resolve("main", store) / "peers" / "second"), files(peer)
+    assert {"report.json", "checkpoint/predictions.csv", "edgekd.json"} <= set(back)
+    assert back == {name: there[name] for name in back}
+
+
+def test_evidence_that_was_changed_is_not_kept(finished_run: Make, tmp_path: Path) -> None:
+    """Also of files that no other check reads."""
+    run = finished_run(tmp_path / "run")
+    (run / "artifacts" / "onnxruntime-fp32" / "predictions.csv").write_text("image\n")
+    with pytest.raises(IntegrityError, match=r"predictions\.csv"):
+        keep(run, str(tmp_path / "store"))
+
+
 def test_keeping_the_same_run_again_changes_nothing(run: Path, tmp_path: Path) -> None:
     """Content decides, not the time."""
     store = str(tmp_path / "store")

@@ -2,13 +2,16 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from edgekd.core.contracts import TimingPlan
+from edgekd.benching.subjects import environment
+from edgekd.core import parts
 from edgekd.core.parts import PartRef
 from edgekd.core.records import Accuracy, Artifact, FileRef, InputContract, MadeBy, Parity, TensorSpec
 
@@ -122,8 +125,46 @@ def make_artifact(folder: Path) -> Callable[..., Artifact]:
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> TimingPlan:
-    """Return a short plan over 32 images of noise."""
-    images_npy = tmp_path / "images.npy"
-    np.save(images_npy, np.random.default_rng(0).random((32, 3, 16, 16), dtype=np.float32))
-    return TimingPlan(batch=1, threads=1, workers=1, warmup=2, iterations=40, images_npy=images_npy)
+def images_npy(tmp_path: Path) -> Path:
+    """Return 32 images of noise."""
+    path = tmp_path / "images.npy"
+    np.save(path, np.random.default_rng(0).random((32, 3, 16, 16), dtype=np.float32))
+    return path
+
+
+@pytest.fixture
+def make_plan(folder: Path, images_npy: Path) -> Callable[..., dict[str, Any]]:
+    """Return a function that makes a short worker's plan for the backend `lab`."""
+
+    def make(does: str = "nothing", **changes: Any) -> dict[str, Any]:
+        return {
+            "protocol": "1",
+            "whose": "lab in lab-fp32",
+            "folder": str(folder),
+            "runner": None,
+            "part": {"use": "lab", "options": {"precision": "fp32", "does": does}},
+            "files": ["model.bin"],
+            "options": {},
+            "threads": 1,
+            "environment": environment(1),
+            "inputs": str(images_npy),
+            "batch": 1,
+            "mode": "single",
+            "period_ns": None,
+            "warmup": 2,
+            "iterations": 40,
+            "record": None,
+            "whole": None,
+        } | changes
+
+    return make
+
+
+@pytest.fixture
+def lab_here(lab: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let this process find the backend `lab` too."""
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    parts._register.cache_clear()
+    yield
+    parts._register.cache_clear()
+    sys.modules.pop("edgekd_lab", None)

@@ -52,7 +52,7 @@ def test_the_lint_finds_wall_clocks(source: str) -> None:
 
 def test_the_room_is_looked_at() -> None:
     """The lint runs over the files that measure."""
-    assert {"earlier_worker.py", "clock.py", "stage.py", "protocol.py", "local.py"} <= {path.name for path in FILES}
+    assert {"worker.py", "clock.py", "stage.py", "protocol.py", "local.py"} <= {path.name for path in FILES}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOM).as_posix())
@@ -64,7 +64,7 @@ def test_no_wall_clock(path: Path) -> None:
 def test_controller_and_worker_import_no_runtime() -> None:
     """The controller loads no runtime, and the worker only that of the backend it is asked for."""
     code = (
-        "import sys, edgekd.benching.stage, edgekd.benching.earlier_worker, edgekd.benching.devices.local\n"
+        "import sys, edgekd.benching.stage, edgekd.benching.worker, edgekd.benching.devices.local\n"
         f"print(sorted(set({RUNTIMES!r}) & set(sys.modules)))"
     )
     told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

@@ -1,5 +1,6 @@
 """The local device starts real processes: what they say, how they fail, and that none is left behind."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,27 +9,30 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from edgekd.benching.devices import local
+from edgekd.benching.answers import samples_of
 from edgekd.benching.devices.local import Local
+from edgekd.benching.subjects import environment
 from edgekd.core import host
-from edgekd.core.contracts import Samples, TimingPlan
-from edgekd.core.errors import IntegrityError, MachineError
-from edgekd.core.records import Artifact
+from edgekd.core.errors import IntegrityError, MachineError, UsageError
 
 pytestmark = pytest.mark.usefixtures("lab")
-Time = Callable[..., list[Samples]]
+Answer = dict[str, Any]
+Work = Callable[..., Answer]
 
 
 @pytest.fixture
-def timed(folder: Path, plan: TimingPlan, make_artifact: Callable[..., Artifact]) -> Time:
-    def call(does: str = "nothing", *, device: Local | None = None, workers: int = 1, threads: int = 1) -> list[Samples]:
-        asked = replace(plan, workers=workers, threads=threads)
-        return list((device or Local()).time(make_artifact(does=does), folder, asked))
+def work(make_plan: Callable[..., dict[str, Any]]) -> Work:
+    """Return a function that has one worker of the local device do what the backend `lab` is told."""
+
+    def call(does: str = "nothing", *, threads: int = 1, timeout_s: float = 120.0) -> Answer:
+        with Local().ready() as bench:
+            return bench.work(make_plan(does, threads=threads, environment=environment(threads)), timeout_s=timeout_s)
 
     return call
 
@@ -65,33 +69,47 @@ def all_ended(pids: list[int]) -> bool:
 
 
 # -------------------------------------------------------------------------------------------------------------- it works
-def test_each_worker_is_a_process_that_answers_its_samples(timed: Time) -> None:
-    """Two workers, forty samples each, with the runtime's own words."""
-    found = timed(workers=2)
-    assert [len(one.worker.infer_ns) for one in found] == [40, 40]
-    assert all(time_ns >= 0 for one in found for time_ns in one.worker.infer_ns)
-    assert found[0].worker.warmup_iterations == 2
-    assert (found[0].runtime, found[0].executed_on, found[0].executed_precision) == ("lab 1.0", "CPU", "fp32")
+def test_a_worker_is_a_process_that_answers_its_samples(work: Work) -> None:
+    """Forty samples, with the runtime's own words, and what the process cost."""
+    found = work()
+    columns = samples_of(found, whose="lab")
+    assert len(columns["infer"]) == 40
+    assert (columns["infer"] >= 0).all()
+    assert (np.diff(columns["at"]) > 0).all()
+    assert (found["runtime"], found["executed_on"], found["executed_precision"]) == ("lab 1.0", "CPU", "fp32")
+    assert found["peak_rss_bytes"] > 10**7
+    assert found["process_cpu_ns"] > found["cpu_ns"] >= 0
 
 
-def test_chatter_does_not_spoil_the_answer(timed: Time) -> None:
+def test_chatter_does_not_spoil_the_answer(work: Work) -> None:
     """What a runtime prints, from Python, C or straight to the descriptor, is not taken for the answer."""
-    assert len(timed("chatter")[0].worker.infer_ns) == 40
+    assert work("chatter")["count"] == 40
 
 
-def test_threads_are_set_before_the_worker_starts(timed: Time, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_are_set_before_the_worker_starts(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every thread pool is told its size by the environment, the caller's own settings notwithstanding; no network."""
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    found = timed("environment", threads=3)[0]
-    assert found.runtime == "3 3 3 3 1 1 asked 3"
-    assert found.executed_on == "none", "the worker imported a runtime that its backend does not need"
+    found = work("environment", threads=3)
+    assert found["runtime"] == "3 3 3 3 1 1 asked 3"
+    assert found["executed_on"] == "none", "the worker imported a runtime that its backend does not need"
 
 
-def test_workers_ignore_modules_in_the_current_folder(timed: Time, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_ignore_modules_in_the_current_folder(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that happens to be called like a module does not get into the measurement."""
     (tmp_path / "numpy.py").write_text("raise SystemExit('shadowed')")
     monkeypatch.chdir(tmp_path)
-    assert len(timed()) == 1
+    assert work()["count"] == 40
+
+
+def test_what_is_brought_lies_in_a_folder_that_goes_away(folder: Path) -> None:
+    """Files stand there under the names that were asked for, the same folder for the same files, and nothing stays."""
+    with Local().ready() as bench:
+        at = Path(bench.bring({"a.bin": folder / "model.bin"}))
+        assert (at / "a.bin").read_bytes() == (folder / "model.bin").read_bytes()
+        assert bench.bring({"a.bin": folder / "model.bin"}) == str(at)
+        assert bench.bring({"b.bin": folder / "model.bin"}) != str(at)
+    assert not at.parent.exists()
+    assert (folder / "model.bin").exists()
 
 
 # ------------------------------------------------------------------------------------------------------------- it breaks
@@ -103,45 +121,39 @@ def test_workers_ignore_modules_in_the_current_folder(timed: Time, tmp_path: Pat
         ("odd_signal", r"was ended by (signal \d+|SIG\w+)"),
         ("raise", r"crashed with exit code 1; it said last:\n(.|\n)*RuntimeError: kernel \\x1b\[31mpanic"),
         ("quit", r"answered what is not a measurement and said nothing"),
-        ("extra_rows", r"lab answered \(2, 3\) to a batch of 1"),
+        ("extra_rows", r"the model answered \(2, 3\) to a batch of 1"),
     ],
 )
-def test_a_broken_worker_is_explained(timed: Time, does: str, words: str) -> None:
+def test_a_broken_worker_is_explained(work: Work, does: str, words: str) -> None:
     """A crash names the signal or shows the end of what the worker said, without its control characters."""
     with pytest.raises(MachineError, match=words):
-        timed(does)
+        work(does)
 
 
-def test_an_error_keeps_its_kind_and_its_remedy(timed: Time) -> None:
+def test_an_error_keeps_its_kind_and_its_remedy(work: Work) -> None:
     """What a backend explains in the worker arrives as the same kind of error, with how to mend it."""
     with pytest.raises(IntegrityError, match="weights are not those") as caught:
-        timed("refuse")
+        work("refuse")
     assert caught.value.mend == "download again"
 
 
-def test_a_backend_that_is_not_installed(timed: Time, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backend_that_is_not_installed(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     """A part that the worker cannot find is the asker's mistake, told in one sentence."""
-    monkeypatch.delenv("PYTHONPATH")
-    with pytest.raises(local.UsageError, match="no backend is called 'lab'"):
-        timed()
+    known = os.environ["PYTHONPATH"].partition(os.pathsep)[2]
+    monkeypatch.setenv("PYTHONPATH", known)
+    with pytest.raises(UsageError, match="no backend is called 'lab'"):
+        work()
 
 
-def test_a_worker_that_answers_too_little(timed: Time, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer without the samples asked for is no measurement."""
-    monkeypatch.setattr(local.WorkerAnswer, "model_validate_json", lambda told: local.WorkerAnswer())
-    with pytest.raises(MachineError, match="did not answer the 40 samples"):
-        timed()
-
-
-def test_a_worker_that_hangs_is_ended(timed: Time) -> None:
+def test_a_worker_that_hangs_is_ended(work: Work) -> None:
     """After `timeout_s` the worker is given up, and the message says which option to change."""
     with pytest.raises(MachineError, match=r"did not end within 1 s(.|\n)*timeout_s"):
-        timed("hang", device=Local(timeout_s=1.0))
+        work("hang", timeout_s=1.0)
 
 
 # ----------------------------------------------------------------------------------------------------------- no orphans
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
-def test_an_interrupt_leaves_no_process(timed: Time, pids: Callable[[], list[int]]) -> None:
+def test_an_interrupt_leaves_no_process(work: Work, pids: Callable[[], list[int]]) -> None:
     """Ctrl-C in the middle of a worker ends it and the processes that it started, before anything else happens."""
     started: list[int] = []
 
@@ -152,32 +164,24 @@ def test_an_interrupt_leaves_no_process(timed: Time, pids: Callable[[], list[int
     thread = threading.Thread(target=interrupt, daemon=True)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        timed("hang_with_child")
+        work("hang_with_child")
     thread.join()
     assert len(started) == 2
     assert all_ended(started)
 
 
 CONTROLLER = """
-import sys
-from pathlib import Path
+import json, sys
 from edgekd.benching.devices.local import Local
-from edgekd.core.contracts import TimingPlan
-from edgekd.core.records import Artifact
-record, folder, images = map(Path, sys.argv[1:])
-plan = TimingPlan(batch=1, threads=1, workers=1, warmup=0, iterations=1, images_npy=images)
-list(Local().time(Artifact.from_json(record.read_text()), folder, plan))
+with Local().ready() as bench:
+    bench.work(json.loads(sys.argv[1]), timeout_s=600)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
-def test_a_worker_dies_with_its_controller(
-    folder: Path, plan: TimingPlan, make_artifact: Callable[..., Artifact], pids: Callable[[], list[int]]
-) -> None:
+def test_a_worker_dies_with_its_controller(make_plan: Callable[..., dict[str, Any]], pids: Callable[[], list[int]]) -> None:
     """A controller that is killed without warning leaves no worker that would disturb the next measurement."""
-    record = folder / "artifact.json"
-    record.write_text(make_artifact(does="hang").to_json())
-    controller = subprocess.Popen([sys.executable, "-c", CONTROLLER, record, folder, plan.images_npy])
+    controller = subprocess.Popen([sys.executable, "-c", CONTROLLER, json.dumps(make_plan("hang"))])
     started = pids()
     assert all(map(runs, started))
     controller.kill()

@@ -59,6 +59,14 @@ def test_a_file_arrives_in_pieces_and_goes_on_where_it_stopped(store: Store, tmp
     assert Path(later.checked(DIGEST)).read_bytes() == CONTENT
 
 
+def test_a_file_that_was_whole_but_never_checked_is_sent_anew(store: Store) -> None:
+    """The agent ended between its last piece and its sha256."""
+    Path(store.root, "partial", DIGEST).write_bytes(CONTENT)
+    assert store.begin(DIGEST, len(CONTENT)) == 0
+    assert store.add(DIGEST, 0, CONTENT, len(CONTENT)) == len(CONTENT)
+    assert store.holds(DIGEST)
+
+
 def test_what_arrives_must_be_what_was_sent(store: Store) -> None:
     """A file with other bytes is forgotten, so that the next try begins anew; a piece from elsewhere is not taken."""
     store.begin(DIGEST, len(CONTENT))

@@ -80,7 +80,9 @@ def says(bench: RemoteBench, model: Path, source: str) -> dict[str, Any]:
 
 # --------------------------------------------------------------------------------------------------------------- workbench
 def test_files_are_brought_once_and_a_worker_reads_them(bench: RemoteBench, model: Path, tmp_path: Path) -> None:
-    """The folder's path is the same for the same files; what is there already is not sent again."""
+    """The folder's path is the same for the same files; what is there already is not sent again; a file may be empty."""
+    (tmp_path / "empty").touch()
+    assert Path(bench.bring({"empty": tmp_path / "empty"}), "empty").read_bytes() == b""
     folder = brought(bench, model)
     assert folder == brought(bench, model)
     assert Path(folder).is_relative_to(tmp_path / "root")
@@ -152,6 +154,27 @@ def test_a_process_that_a_worker_leaves_running_ends_with_it(
     started = "import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'])\n"
     assert says(bench, model, started + """print('{"protocol": "1", "value": 5}')""")["value"] == 5
     assert ssh_world.wait_until(lambda: ssh_world.marked(lease) == [], within_s=5)
+
+
+def test_leaving_does_not_wait_for_a_worker(
+    manner: Callable[..., Manner], model: Path, ssh_world: ModuleType, lease: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is interrupted says goodbye, and the worker is ended at once."""
+    closed: list[bool] = []
+    with pytest.raises(KeyboardInterrupt), RemoteBench(manner()) as opened:
+        folder = brought(opened, model)
+        assert opened._connection is not None
+        get = opened._connection._answers.get
+
+        def interrupted(timeout: float) -> Any:
+            if ssh_world.wait_until(lambda: bool(ssh_world.marked(lease)), within_s=5) and not closed:
+                closed.append(True)
+                raise KeyboardInterrupt
+            return get(timeout=timeout)
+
+        monkeypatch.setattr(opened._connection._answers, "get", interrupted)
+        opened.work(plan(folder, sleep_s=60), timeout_s=90)
+    assert ssh_world.wait_until(lambda: not ssh_world.leased(lease) and not ssh_world.marked(lease), within_s=5)
 
 
 def test_a_backend_without_a_runner_file_is_for_this_machine_only(bench: RemoteBench, model: Path) -> None:

@@ -4,23 +4,23 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekd.benching.protocol import Inputs, judge
+from edgekd.benching.answers import samples_of
+from edgekd.benching.inputs import Fed
+from edgekd.benching.subjects import Load, Subject, plan_of
 from edgekd.core import parts
-from edgekd.core.contracts import Device, Samples, TimingPlan
-from edgekd.core.errors import IntegrityError
+from edgekd.core.contracts import ArmName, Backend, Device, Workbench
+from edgekd.core.errors import MachineError
 from edgekd.core.parts import PartRef
-from edgekd.core.records import Accuracy, Artifact, DeviceFacts, InputContract, MadeBy, Parity, TensorSpec
-from edgekd.core.store import file_ref
+from edgekd.core.records import DeviceFacts
 
 SIZE_PX = 8
 
@@ -80,36 +80,24 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def artifact(folder: Path) -> Artifact:
-    reference = file_ref(folder / "model.onnx", folder=folder)
-    return Artifact(
-        made_by=MadeBy(version="0"),
-        backend=PartRef(use="onnxruntime"),
-        precision="fp32",
-        executed_precision="unknown",
-        executed_on="CPU",
-        runtime="onnxruntime",
-        files=(reference,),
-        size_bytes=reference.size_bytes,
-        inputs=(TensorSpec(name="image", shape=("batch", 3, SIZE_PX, SIZE_PX), dtype="float32"),),
-        outputs=(TensorSpec(name="logits", shape=("batch", 3), dtype="float32"),),
-        opset=18,
-        classes=("red", "green", "blue"),
-        input=InputContract(
-            size_px=(SIZE_PX, SIZE_PX), resize_px=SIZE_PX, interpolation="bilinear", mean=(0, 0, 0), std=(1, 1, 1)
-        ),
-        parity=Parity(images=1, max_abs=0, mean_abs=0, logit_cosine_mean=1, logit_cosine_min=1, top1_agreements=1, flips=()),
-        accuracy=Accuracy(images=1, top1_correct=1, top5_correct=None, predictions=reference),
+def images_npy(tmp_path: Path) -> Path:
+    path = tmp_path / "images.npy"
+    np.save(path, np.random.default_rng(0).random((32, 3, SIZE_PX, SIZE_PX), dtype=np.float32))
+    return path
+
+
+def plan_for(bench: Workbench, folder: Path, images_npy: Path) -> dict[str, Any]:
+    """Return a short plan for the model in `folder`, brought to the device."""
+    fed = Fed(inputs_npy=images_npy, photographs_npz=None, images=32, sha256="0" * 64, constant=False, synthetic=True)
+    subject = Subject(
+        arm=ArmName(artifact="onnxruntime-fp32", arm="candidate"),
+        backend=cast("Backend", parts.load("backend", "onnxruntime")()),
+        folder=folder,
+        files=("model.onnx",),
+        digest="0" * 64,
+        contract=None,
     )
-
-
-@pytest.fixture
-def plan(tmp_path: Path, name: str) -> TimingPlan:
-    if name == "ssh":
-        pytest.skip("it measures by way of its workbench alone")
-    images_npy = tmp_path / "images.npy"
-    np.save(images_npy, np.random.default_rng(0).random((32, 3, SIZE_PX, SIZE_PX), dtype=np.float32))
-    return TimingPlan(batch=2, threads=1, workers=2, warmup=3, iterations=40, images_npy=images_npy)
+    return plan_of(subject, fed, Load(batch=2, threads=1), bench) | {"warmup": 3, "iterations": 40}
 
 
 def test_devices_are_registered() -> None:
@@ -160,31 +148,36 @@ def test_default_threads_fit_the_machine(device: Device) -> None:
     assert 1 <= device.default_threads() <= device.facts().usable_cores
 
 
-def test_it_times_a_real_model(device: Device, artifact: Artifact, folder: Path, plan: TimingPlan) -> None:
-    """Each fresh worker answers exactly the samples asked for, from the runtime asked for, and hides nothing."""
-    answers = device.time(artifact, folder, plan)
-    assert isinstance(answers, Iterator)
-    found = list(answers)
-    assert all(isinstance(one, Samples) for one in found)
-    assert [len(one.worker.infer_ns) for one in found] == [40, 40]
-    assert all(time_ns > 0 for one in found for time_ns in (one.worker.load_ns, one.worker.first_ns, *one.worker.infer_ns))
-    assert {one.worker.warmup_iterations for one in found} == {3}
-    assert all(one.runtime.startswith("onnxruntime ") for one in found)
-    assert {one.executed_on for one in found} == {"CPU"}
-    judgement = judge(found, artifact=artifact, facts=device.facts(), threads=plan.threads, inputs=Inputs(images=32))
-    assert not [reason for reason in judgement.untrusted_because if reason.startswith(("too-few", "executed-on"))]
+def test_it_times_a_real_model(device: Device, folder: Path, images_npy: Path) -> None:
+    """Each fresh worker answers exactly the samples asked for, from the runtime asked for, without edgekd on the device."""
+    with device.ready() as bench:
+        plan = plan_for(bench, folder, images_npy)
+        assert plan["runner"], "the device needs the file that opens the runtime"
+        found = [bench.work(plan, timeout_s=120) for _ in range(2)]
+    for one in found:
+        columns = samples_of(one, whose="w")
+        assert len(columns["infer"]) == 40
+        assert (columns["infer"] > 0).all()
+        assert one["load_ns"] > 0
+        assert one["first_ns"] > 0
+        assert one["cpu_ns"] >= 0
+        assert one["runtime"].startswith("onnxruntime ")
+        assert (one["executed_on"], one["session_options"]["intra_op_num_threads"]) == ("CPU", "1")
 
 
-def test_a_broken_model_is_refused_in_one_message(device: Device, artifact: Artifact, folder: Path, plan: TimingPlan) -> None:
-    """It names the file and is no traceback; what is no model at all does not reach the runtime."""
+def test_its_state_can_be_told_and_watched(device: Device) -> None:
+    """A fingerprint that names what it does not know, and samples in order of time."""
+    with device.ready() as bench:
+        with bench.telemetry() as log:
+            found = bench.fingerprint()
+        assert len(found.fields) >= 40
+        assert len(found.device_class) == len(found.device_state) == 64
+        times = [row.at_ns for row in log.rows]
+        assert times == sorted(times)
+
+
+def test_a_broken_model_is_refused_in_one_message(device: Device, folder: Path, images_npy: Path) -> None:
+    """It names the file and is no traceback."""
     (folder / "model.onnx").write_bytes(b"\x08\x01 not a model")
-    with pytest.raises(IntegrityError, match=r"model\.onnx: is not a whole ONNX model"):
-        list(device.time(artifact, folder, plan))
-
-
-def test_it_can_be_left_after_the_first_worker(device: Device, artifact: Artifact, folder: Path, plan: TimingPlan) -> None:
-    """Who has seen enough closes the iterator; the rest is not run."""
-    answers = device.time(artifact, folder, plan)
-    assert len(next(answers).worker.infer_ns) == 40
-    answers.close()  # type: ignore[attr-defined]
-    assert list(answers) == []
+    with device.ready() as bench, pytest.raises(MachineError, match=r"model\.onnx: onnxruntime .* cannot load it"):
+        bench.work(plan_for(bench, folder, images_npy), timeout_s=120)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from edgekd.core.console import silent
 from edgekd.core.contracts import FeatureSpec, Method, Teacher
@@ -15,6 +15,7 @@ from edgekd.core.host import made_by
 from edgekd.core.plan import Cache, Duration, Train
 from edgekd.core.records import Checkpoint
 from edgekd.distilling import stage
+from edgekd.distilling.heads import with_fresh_head
 from edgekd.distilling.job import Job, Peer
 from edgekd.distilling.methods.clip import Clip
 from edgekd.distilling.methods.kd import Kd
@@ -116,6 +117,23 @@ def test_two_teachers_of_other_classes_and_no_label_give_a_student_with_all_head
         expected = again.features(image_BCHW, tuple(found))
         for one, other in zip(STUDENT.exportable(again)(image_BCHW), expected.values(), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+
+
+def test_heads_go_on_where_a_start_left_them_and_go_with_the_method(tmp_path: Path) -> None:
+    """Trained on by the same method they keep their weights; another method, or a fresh last layer, leaves them behind."""
+    made = distilled(tmp_path, Uhc(heads=True), FIRST, SECOND)
+    weights = tmp_path / "run" / "student.safetensors"
+    before = load_file(weights)["further_heads.one.weight"]
+    plan = Train(duration=Duration(steps=1), batch=4, lr=1e-9, warmup=0.0, evaluate_every=0.0)
+    again = stage.distill(job(tmp_path, Uhc(heads=True), FIRST, SECOND, start=weights, plan=plan), tmp_path / "on", silent())
+    assert again.heads == made.heads
+    torch.testing.assert_close(load_file(tmp_path / "on" / "student.safetensors")["further_heads.one.weight"], before)
+    kd = Kd(head="own", label_weight=0.0)
+    whole = Knowing(model="all", classes=SOURCE.classes)
+    alone = stage.distill(job(tmp_path, kd, whole, start=weights), tmp_path / "alone", silent())
+    assert alone.heads == {}
+    assert not any("further_heads" in key for key in load_file(tmp_path / "alone" / "student.safetensors"))
+    assert set(with_fresh_head(STUDENT, weights, had=3, classes=5).state_dict()) == set(STUDENT.build(5).state_dict())
 
 
 def test_only_heads_may_be_learnt(tmp_path: Path) -> None:

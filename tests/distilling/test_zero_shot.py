@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from edgekd.core.contracts import FeatureSpec
@@ -145,6 +146,23 @@ def test_a_random_open_clip_tower_embeds_classes(tmp_path: Path) -> None:
         zero_shot.embed_classes(tmp_path / "classes.txt", model="edgekd-tiny", pretrained="weights.pt")
     with pytest.raises(MachineError, match="cannot be had"):
         zero_shot.embed_classes(tmp_path / "classes.txt", model="edgekd-tiny", pretrained=str(tmp_path / "no.safetensors"))
+
+
+def test_the_command_writes_a_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was asked stands in it; a file that is there already is not written over without a word."""
+    from edgekd import pipeline
+
+    monkeypatch.setattr(zero_shot, "_text_tower", lambda *_, **__: (Tower(), tokenise))
+    (tmp_path / "classes.txt").write_text("tench\nspaniel\n")
+    target = tmp_path / "texts.safetensors"
+    (said,) = pipeline.embed_classes(tmp_path / "classes.txt", target, model="m", pretrained="p")
+    assert said == f"wrote {target}: 2 classes, 26 wide, logit scale 20"
+    with safe_open(target, framework="pt") as file:
+        assert json.loads(file.metadata()["templates"]) == ["a photo of a {}."]
+    with pytest.raises(UsageError, match="is there already"):
+        pipeline.embed_classes(tmp_path / "classes.txt", target, model="m", pretrained="p")
+    pipeline.embed_classes(tmp_path / "classes.txt", target, model="m", pretrained="p", templates=("{}",), overwrite=True)
+    assert zero_shot.read_texts(target).classes == ("tench", "spaniel")
 
 
 def test_a_template_without_a_place_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from edgekd import inspection, pipeline
 from edgekd.core import bundles
 from edgekd.core.console import Console
 from edgekd.core.errors import IntegrityError, UsageError
-from edgekd.core.records import Artifact, Checkpoint, FileRef, LatencySummary, MadeBy, StartFacts, TensorSpec
+from edgekd.core.records import Artifact, Checkpoint, Counts, FileRef, LatencySummary, MadeBy, Outliers, StartFacts, TensorSpec
 from edgekd.core.side_records import Bundle
 from edgekd.core.stats import wilson
 from edgekd.core.store import read_record
@@ -208,24 +208,47 @@ class TestTheCard:
         for trusted, p50_ms in ((True, 4.25), (False, 4.25), (True, None)):
             latency = LatencySummary(
                 artifact=NAME,
+                digest="0" * 64,
+                session="1" * 64,
+                arm="candidate",
                 device=FakeDevice().facts(),
+                device_class="2" * 64,
+                device_state="3" * 64,
                 protocol="1",
+                profile="gate",
+                mode="single",
                 runtime="r",
                 executed_on="CPU",
                 executed_precision="fp32",
                 batch=1,
                 threads=2,
+                spin=None,
                 input_images=1,
-                warmup_iterations=(1,),
+                counts=Counts(warmup=1, iterations=9),
                 samples=9,
+                rounds=(),
                 worker_p50_ms=(),
                 worker_p90_ms=(),
+                worker_p99_ms=(),
                 p50_ms=p50_ms,
                 p90_ms=None,
-                load_ms=(),
-                first_ms=(),
-                curve_ms=(),
+                p95_ms=None,
+                p99_ms=None,
+                p999_ms=None,
+                intervals_ms={},
+                bounds_ms={},
                 withheld=(),
+                load_ms=(),
+                compile_ms=(),
+                first_ms=(),
+                cpu_ms=(),
+                peak_rss_bytes=(),
+                images_per_s=None,
+                whole=None,
+                outliers=Outliers(mild_low=0, mild_high=0, severe_low=0, severe_high=0, first=0),
+                drift=None,
+                sustained=None,
+                curve_ms=(),
                 flags=(),
                 trusted=trusted,
                 untrusted_because=(),

@@ -161,3 +161,21 @@ def test_int8_keeps_every_output(tmp_path: Path) -> None:
     with backend.open(tmp_path, files.files, threads=1) as session:
         for one, other in zip(session.run_all(image_BCHW), expected, strict=True):
             assert np.abs(one - other).max() < 0.2 * np.abs(other).max()
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_tensors_inside_are_shown_beside_several_outputs(tmp_path: Path, name: str) -> None:
+    """What bisecting reads is the first output and the tensor asked for, however many outputs there are."""
+    from edgekd.exporting.exposing import shown_by
+
+    backend: Any = parts.load("backend", name)()
+    net = Headed().build(3).eval()
+    files = backend.export(replace(tiny_exportable(net), heads=HEADS), tmp_path)
+    shown = shown_by(tmp_path / files.files[0], precision="fp32")
+    image_BCHW = np.random.default_rng(0).random((2, 3, 16, 16), dtype=np.float32)
+    with backend.open(tmp_path, files.files, threads=1) as session:
+        expected = session.run_all(image_BCHW)
+    key = next(iter(shown.computed.values()))
+    logits_BK, inner = shown.run((key,), image_BCHW)
+    np.testing.assert_allclose(logits_BK, expected[0], rtol=1e-4, atol=1e-5)
+    assert inner.ndim == 4

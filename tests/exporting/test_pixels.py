@@ -14,8 +14,8 @@ from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from edgekd.benching import stage as benching
-from edgekd.benching.earlier_worker import batches_of
+from edgekd.benching.inputs import Photographs
+from edgekd.benching.worker import batches_of
 from edgekd.core.console import Console
 from edgekd.core.contracts import Backend, Exportable, Sample
 from edgekd.core.errors import DataError, UsageError
@@ -179,7 +179,7 @@ def test_the_stage_feeds_bytes_and_the_bench_too(
     assert (made.parity.images, made.parity.top1_agreements) == (9, 9)
     assert made.parity.max_abs < (1e-6 if resize == "outside" else 1e-3)
     assert made.input == checkpoint.input.of_bytes(resize_inside=resize == "inside")
-    images = benching._prepared(source, made, 4, 0)
+    images = np.load(Photographs(source, tmp_path, count=4, seed=0).for_contract(made.input).inputs_npy, allow_pickle=False)
     assert (images.dtype, images.shape[-1]) == (np.uint8, 3)
     if resize == "outside":
         assert images.shape == (4, 16, 16, 3)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from edgekd.core.records import Accuracy, Artifact, Checkpoint, Report
@@ -108,7 +109,10 @@ class RunOnDisk:
         of = Artifact.from_json(self.folder.artifact(artifact).read_bytes())
         path = self.folder.measurement(artifact, device)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_record(path, _reports.measurement(of, typical_ms=1.3).model_copy(update=changes))
+        samples = path.with_suffix(".npz")
+        np.savez_compressed(samples, **_reports.samples_of(_reports.times_of(1.3)))
+        own = {"samples": file_ref(samples, folder=path.parent)}
+        write_record(path, _reports.measurement(of, typical_ms=1.3).model_copy(update=own | changes))
 
 
 @pytest.fixture

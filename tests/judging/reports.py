@@ -5,21 +5,25 @@ import io
 import math
 import random
 
+import numpy as np
 from PIL import Image
 
 from edgekd.core import stats
 from edgekd.core.answers import pack
 from edgekd.core.parts import PartRef
 from edgekd.core.records import (
+    CANDIDATE,
     Accuracy,
     Answers,
     Artifact,
     Checkpoint,
     Comparison,
+    Counts,
     CurvePoint,
     DataFacts,
     DeviceFacts,
     FileRef,
+    Fingerprint,
     Flip,
     InputContract,
     LatencySummary,
@@ -31,7 +35,7 @@ from edgekd.core.records import (
     TeacherFacts,
     TensorSpec,
     TrainingFacts,
-    WorkerSamples,
+    WorkerFacts,
 )
 from edgekd.core.records.details import (
     Answer,
@@ -43,7 +47,8 @@ from edgekd.core.records.details import (
     TimelinePoint,
     TimelineWorker,
 )
-from edgekd.judging.evidence import summarise
+from edgekd.core.samples import COLUMNS
+from edgekd.judging.latencies import summarise
 
 CLASSES = (
     "butterfly",
@@ -230,40 +235,94 @@ def artifact(
     )
 
 
-def measurement(
-    of: Artifact, *, typical_ms: float, workers: int = 3, iterations: int = 200, hostile: str = "", seed: int = 0
-) -> Measurement:
-    """Return the samples of an artifact: lognormal noise, a process effect, one slow query in a hundred."""
+def samples_of(workers_ns: list[list[int]]) -> dict[str, np.ndarray]:
+    """Return the columns of workers whose queries took these times, each followed by as many whole ways of one more ms."""
+    rows = []
+    for worker, times in enumerate(workers_ns):
+        at = 0
+        for index, ns in enumerate(times):
+            rows.append((worker, worker, 0, 0, index % 32, at, 0, -1, ns, -1, -1))
+            at += ns
+        rows += [
+            (worker, worker, 0, 1, index % 32, at, 0, 900_000, ns, 100_000, ns + 1_000_000) for index, ns in enumerate(times)
+        ]
+    table = np.array(rows, dtype=np.int64).reshape(-1, len(COLUMNS))
+    return dict(zip(COLUMNS, np.ascontiguousarray(table.T), strict=True))
+
+
+def times_of(typical_ms: float, *, workers: int = 7, iterations: int = 200, seed: int = 0) -> list[list[int]]:
+    """Return lognormal noise, a process effect, one slow query in a hundred, in ns."""
     draw = random.Random(seed)
     found = []
     for _ in range(workers):
         process_ms = typical_ms * math.exp(draw.gauss(0, 0.01))
         times = [process_ms * math.exp(draw.gauss(0, 0.04)) * (1.6 if draw.random() < 0.01 else 1.0) for _ in range(iterations)]
-        found.append(
-            WorkerSamples(
-                load_ns=int(draw.uniform(28e6, 34e6)),
-                first_ns=int(typical_ms * 3.1e6),
-                warmup_iterations=20,
-                infer_ns=tuple(int(ms * 1e6) for ms in times),
-            )
+        found.append([int(ms * 1e6) for ms in times])
+    return found
+
+
+def measurement(
+    of: Artifact, *, typical_ms: float = 1.0, workers: int = 7, iterations: int = 200, hostile: str = "", arm: str = CANDIDATE
+) -> Measurement:
+    """Return the record of an artifact's measurement; its samples are `times_of` the same numbers."""
+    draw = random.Random(0)
+    found = [
+        WorkerFacts(
+            round=number,
+            position=0,
+            load_ns=int(draw.uniform(28e6, 34e6)),
+            compile_ns=None,
+            first_ns=int(typical_ms * 3.1e6),
+            cpu_ns=int(typical_ms * 1.9e6),
+            peak_rss_bytes=80_000_000,
+            exit=0,
+            window_ns=(0, int(iterations * typical_ms * 1e6)),
         )
+        for number in range(workers)
+    ]
     return Measurement(
         made_by=MADE_BY,
         from_={"artifact": of.digest()},
         artifact=of.digest(),
+        session=sha("session"),
+        arm=arm,
         device=DEVICE.model_copy(update={"name": f"local{hostile}", "cpu": f"{DEVICE.cpu}{hostile}"}),
-        protocol="0",
+        fingerprint=Fingerprint.of({"cpu": f"{DEVICE.cpu}{hostile}"}),
+        protocol="1",
+        profile="gate",
+        mode="single",
         runtime=of.runtime,
         executed_on=of.executed_on,
         executed_precision=of.executed_precision,
         batch=1,
         threads=2,
+        spin=True,
+        seed=0,
         input_images=32,
+        inputs_sha256=sha("inputs"),
+        counts=Counts(warmup=20, iterations=iterations, warmup_s=3.0, settled_s=0.0, recorded_s=30.0),
+        samples=file("samples.npz", 1),
         workers=tuple(found),
         flags=(f"busy: load average 4.20 on 8 cores at the start{hostile}",) if of.precision == "fp16" else (),
         trusted=True,
         untrusted_because=(),
     )
+
+
+def summary(
+    of: Artifact,
+    *,
+    typical_ms: float = 1.0,
+    workers: int = 7,
+    iterations: int = 200,
+    hostile: str = "",
+    seed: int = 0,
+    arm: str = CANDIDATE,
+) -> LatencySummary:
+    """Return an artifact's measurement in a few numbers."""
+    table = samples_of(times_of(typical_ms, workers=workers, iterations=iterations, seed=seed))
+    record = measurement(of, typical_ms=typical_ms, workers=workers, iterations=iterations, hostile=hostile, arm=arm)
+    return summarise(of.name, record, table)
 
 
 def comparison(*, only_student: int = 48, only_baseline: int = 19, student: int = 171, images: int = 240) -> Comparison:
@@ -314,12 +373,8 @@ def latencies(artifacts: tuple[Artifact, ...], *, hostile: str = "") -> tuple[La
     """Return a measurement of each artifact in a few numbers."""
     typical_ms = {"torch-fp32": 6.4, "onnxruntime-fp32": 1.31, "openvino-fp32": 0.93, "openvino-fp16": 0.96}
     spent = {"cpu_ms": (2.1, 2.0, 2.2), "peak_rss_bytes": (90_000_000, 91_000_000, 90_500_000)}
-    return tuple(
-        summarise(a.name, measurement(a, typical_ms=typical_ms.get(a.name, 2.0), hostile=hostile, seed=i)).model_copy(
-            update=spent
-        )
-        for i, a in enumerate(artifacts)
-    )
+    found = (summary(a, typical_ms=typical_ms.get(a.name, 2.0), hostile=hostile, seed=i) for i, a in enumerate(artifacts))
+    return tuple(one.model_copy(update=spent) for one in found)
 
 
 def report(*, hostile: str = "") -> Report:

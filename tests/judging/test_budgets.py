@@ -133,6 +133,17 @@ def test_latency_with_too_few_samples_says_how_many_are_needed(report: Report, r
     assert "p90 needs 64 samples, there are 60" in finding.because
 
 
+def test_latency_with_one_short_process_is_inconclusive(report: Report, reports: ModuleType) -> None:
+    """Enough samples together are not enough in each process: the replicate is the process."""
+    summary = reports.summary(report.artifacts[0], workers=3, iterations=40)
+    changed = report.model_copy(update={"artifacts": report.artifacts[:1], "latencies": (summary,)})
+    assert summary.p90_ms is not None
+    (finding,) = ask(Latency(max="20ms", metric="latency.p90"), changed)
+    assert finding.outcome == "inconclusive"
+    assert "the smallest has 40" in finding.because
+    assert ask(Latency(max="20ms"), changed)[0].outcome == "pass"
+
+
 def test_latency_without_measurement_is_inconclusive_for_each_artifact(report: Report) -> None:
     """An artifact that nobody timed is unknown, also when others were timed."""
     changed = report.model_copy(update={"latencies": report.latencies[:1]})

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.stats
 
 from edgekd.core import stats
 from edgekd.core.errors import IntegrityError
@@ -34,50 +36,69 @@ def test_a_report_is_like_itself(report: Report) -> None:
     assert list(rows)[:3] == ["student", "student top-1", "parameters"]
     assert rows["parameters"].difference == "the same"
     assert rows["onnxruntime-fp32 size"].difference == "the same"
-    assert rows[P50].difference == "x 1.000, the processes' ranges overlap"
+    assert rows[P50].difference.startswith("x 1.000 [95 %: 1.000 to 1.000; 99 %: 1.000 to 1.000], 7 pairs, sd 0.0 %")
     assert not any("not comparable" in row.difference for row in rows.values())
 
 
-def test_ratios_are_b_over_a(report: Report) -> None:
-    """A B of half the size and half the time is x 0.500, and clearly apart if no process overlaps."""
+def measured_against(report: Report, factor: float) -> Report:
+    """Return a later run whose ONNX Runtime artifact takes `factor` times as long, measured in turns with the report's."""
+    (own,) = [s for s in report.latencies if s.artifact == "onnxruntime-fp32"]
+    wobble = [1.001, 0.999, 1.002, 0.998, 1.0, 1.001, 0.999]
+    baseline = own.model_copy(update={"arm": "baseline", "session": "5" * 64})
+    slower = tuple(factor * v * w for v, w in zip(own.worker_p50_ms, wobble, strict=True))
+    candidate = own.model_copy(update={"digest": "d" * 64, "session": "5" * 64, "worker_p50_ms": slower})
+    return report.model_copy(update={"latencies": (candidate, baseline)})
+
+
+def test_ratios_are_b_over_a_pair_by_pair(report: Report) -> None:
+    """In turns, B of twice the time is x 2 with both intervals, the pairs and their spread; turned round it is half."""
+    b = measured_against(report, 2.0)
+    logs = np.log([2 * w for w in (1.001, 0.999, 1.002, 0.998, 1.0, 1.001, 0.999)])
+    low, high = np.exp(scipy.stats.t.interval(0.95, 6, logs.mean(), scipy.stats.sem(logs)))
+    said = difference(report, b, P50)
+    assert said.startswith(f"x 2.000 [95 %: {low:.3f} to {high:.3f}; 99 %: ")
+    assert said.endswith("7 pairs, sd 0.1 %")
+    assert difference(b, report, P50).startswith("x 0.500 [95 %: 0.4")
     small = tuple(a.model_copy(update={"size_bytes": a.size_bytes // 2}) for a in report.artifacts)
-    (summary,) = [s for s in report.latencies if s.artifact == "onnxruntime-fp32"]
-    half = {"p50_ms": summary.p50_ms / 2, "worker_p50_ms": tuple(v / 2 for v in summary.worker_p50_ms)}
-    b = with_latency(report.model_copy(update={"artifacts": small}), half)
-    assert difference(report, b, "onnxruntime-fp32 size") == "x 0.500"
-    assert difference(report, b, P50) == "x 0.500, every process of one is faster than every process of the other"
-    assert difference(b, report, P50).startswith("x 2.000, every process")
+    assert difference(report, report.model_copy(update={"artifacts": small}), "onnxruntime-fp32 size") == "x 0.500"
+
+
+def test_two_sessions_need_the_reference(report: Report) -> None:
+    """Apart in time, a ratio is only given through the reference model of both sessions: what slows both is taken out."""
+    (own,) = [s for s in report.latencies if s.artifact == "onnxruntime-fp32"]
+    wobble = (1.001, 0.999, 1.002, 0.998, 1.0, 1.001, 0.999)
+    beside = own.model_copy(update={"artifact": "onnxruntime-reference", "arm": "reference", "worker_p50_ms": wobble})
+    a = report.model_copy(update={"latencies": (own, beside)})
+    later = {"session": "5" * 64}
+    slow = own.model_copy(update={**later, "worker_p50_ms": tuple(3 * v for v in own.worker_p50_ms)})
+    slow_beside = beside.model_copy(update={**later, "worker_p50_ms": tuple(2 * v for v in wobble)})
+    b = report.model_copy(update={"latencies": (slow, slow_beside)})
+    assert difference(a, b, P50).startswith("x 1.500 [95 %: 1.4")
+    assert difference(a, b, P50).endswith("of two sessions, through the reference model")
+    alone = report.model_copy(update={"latencies": (slow,)})
+    assert difference(a, alone, P50).startswith("not comparable: measured in two sessions, without the reference model in both")
 
 
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("protocol", "2", "protocol 0 and 2"),
+        ("protocol", "2", "protocol 1 and 2"),
         ("runtime", "onnxruntime 1.23", "runtime onnxruntime 1.22.0 and onnxruntime 1.23"),
         ("batch", 8, "batch 1 and 8"),
         ("threads", 4, "threads 2 and 4"),
+        ("spin", False, "spin True and False"),
+        ("mode", "offline", "mode single and offline"),
         ("executed_precision", "fp16", "executed precision fp32 and fp16"),
+        ("device_class", "0" * 64, "device class "),
+        ("synthetic_input", True, "synthetic input False and True"),
         ("trusted", False, "B is not trusted"),
+        ("worker_p50_ms", (), "too few samples, or workers"),
     ],
 )
-def test_another_protocol_is_not_comparable(report: Report, field: str, value: object, said: str) -> None:
-    """Latencies under other conditions get no ratio but the reason."""
+def test_other_conditions_are_not_comparable(report: Report, field: str, value: object, said: str) -> None:
+    """Latencies of another protocol, runtime, machine or load get no ratio but the reason."""
     found = difference(report, with_latency(report, {field: value}), P50)
-    assert found == f"not comparable: {said}"
-
-
-def test_another_machine_is_not_comparable(report: Report) -> None:
-    """The same device name on another processor is another device."""
-    device = report.latencies[0].device.model_copy(update={"cpu": "Cortex-A76", "governor": "performance"})
-    found = difference(report, with_latency(report, {"device": device}), P50)
-    assert found.startswith("not comparable: device cpu Intel")
-    assert "device governor None and performance" in found
-
-
-@pytest.mark.parametrize("changes", [{"p50_ms": None}, {"worker_p50_ms": ()}])
-def test_too_few_samples_are_not_comparable(report: Report, changes: dict) -> None:
-    """A withheld percentile gets no ratio."""
-    assert difference(report, with_latency(report, changes), P50) == "not comparable: too few samples"
+    assert found.startswith(f"not comparable: {said}")
 
 
 def test_what_is_in_one_run_only_is_named(report: Report) -> None:

@@ -10,10 +10,8 @@ from edgekd.core import stats
 from edgekd.core.errors import EvidenceError, IntegrityError, UsageError
 from edgekd.core.records import Checkpoint, MadeBy, Report
 from edgekd.core.store import RunFolder, write_text
-from edgekd.judging.evidence import summarise
 from edgekd.judging.stage import make_report
 
-EACH = "p{} of each process needs {} samples in every process, the smallest has {}"
 MADE_BY = MadeBy(version="9.9.9", command="edgekd report", at="2026-01-01T00:00:00Z")
 
 
@@ -241,50 +239,3 @@ def test_a_record_changed_by_hand_is_refused(run: object) -> None:
     path.write_text(path.read_text().replace('"batch": 1', '"batch": 2'))
     with pytest.raises(IntegrityError, match="changed after it was made"):
         made(run)
-
-
-def test_a_summary_is_recomputable_from_the_samples(reports: ModuleType) -> None:
-    """Pooled and per-process percentiles by hand: 1..100 ms in one process, 101..200 ms in the other."""
-    workers = tuple(
-        reports.WorkerSamples(
-            load_ns=5_000_000 + i,
-            first_ns=7_000_000,
-            warmup_iterations=20 + i,
-            infer_ns=tuple(ms * 1_000_000 for ms in range(100 * i + 100, 100 * i, -1)),
-        )
-        for i in range(2)
-    )
-    measurement = reports.measurement(reports.artifact(), typical_ms=1.0).model_copy(update={"workers": workers})
-    summary = summarise("a", measurement)
-    assert (summary.p50_ms, summary.p90_ms, summary.samples) == (100.0, 180.0, 200)
-    assert summary.worker_p50_ms == (50.0, 150.0)
-    assert summary.worker_p90_ms == (90.0, 190.0)
-    assert len(summary.curve_ms) == 101
-    assert (summary.curve_ms[0], summary.curve_ms[50], summary.curve_ms[100]) == (1.0, 100.0, 200.0)
-    assert summary.load_ms == (5.0, 5.000001)
-    assert summary.warmup_iterations == (20, 21)
-    assert summary.withheld == ()
-
-
-@pytest.mark.parametrize(
-    ("workers", "iterations", "p50", "p90", "withheld"),
-    [
-        (1, 10, False, False, ["p50 needs 11 samples, there are 10", "p90 needs 64 samples, there are 10"]),
-        (1, 11, True, False, ["p90 needs 64 samples, there are 11"]),
-        (1, 63, True, False, ["p90 needs 64 samples, there are 63"]),
-        (1, 64, True, True, []),
-        (2, 32, True, True, [EACH.format(90, 64, 32)]),
-        (2, 6, True, False, ["p90 needs 64 samples, there are 12", EACH.format(50, 11, 6)]),
-        (0, 0, False, False, ["p50 needs 11 samples, there are 0", "p90 needs 64 samples, there are 0"]),
-    ],
-)
-def test_no_percentile_below_its_floor(
-    reports: ModuleType, workers: int, iterations: int, p50: bool, p90: bool, withheld: list
-) -> None:
-    """What the samples cannot carry is None, and the reason is kept."""
-    measurement = reports.measurement(reports.artifact(), typical_ms=1.0, workers=workers, iterations=iterations)
-    summary = summarise("a", measurement)
-    assert (summary.p50_ms is not None, summary.p90_ms is not None) == (p50, p90)
-    assert list(summary.withheld) == withheld
-    assert bool(summary.worker_p50_ms) == (iterations >= 11)
-    assert bool(summary.worker_p90_ms) == (iterations >= 64)

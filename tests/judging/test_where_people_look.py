@@ -546,7 +546,7 @@ def test_the_badge_tells_verdict_and_figures(benign: Report, outcome: str, colou
     assert badge == {
         "schemaVersion": 1,
         "label": "gate",
-        "message": f"{word}, 71.2 % top-1, 0.935 ms p50",
+        "message": f"{word}, 71.2 % top-1, 0.933 ms p50",
         "color": colour,
         "isError": False,
     }

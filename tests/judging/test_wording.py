@@ -72,7 +72,7 @@ def test_the_headline_says_it_in_one_sentence(report: Report) -> None:
     verdict = judge(report, [Size(max="4MB")], MadeBy(version="1"))
     assert wording.headline(report, verdict) == (
         "Student mobilenetv3_small_100: 71.2 % [65.2 to 76.6] top-1 on 240 images, +12.1 points [+5.5 to +18.5] against the "
-        "baseline trained on the same labels for as many images; 0.935 ms p50 with openvino-fp32 on local; "
+        "baseline trained on the same labels for as many images; 0.933 ms p50 with openvino-fp32 on local; "
         "4 checks: 1 passed, 3 failed."
     )
 

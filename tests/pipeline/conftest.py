@@ -28,7 +28,7 @@ train:
   lr: 1e-3
 export:
   - {use: onnxruntime, precision: fp32}
-bench: {workers: 1, warmup: 2, iterations: 12, images: 4}
+bench: {profile: quick, rounds: 1, warmup: 2, iterations: 12, images: 4}
 budgets:
   - {metric: size.bytes, max: 9MB}
   - {metric: parity.top1_agreement, min_counted: 90%}

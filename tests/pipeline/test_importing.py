@@ -44,7 +44,7 @@ def options(folder: Path) -> list[object]:
     return ["--data", folder / "images", "--classes", folder / "classes.tsv", "--contract", folder / "contract.yaml"]
 
 
-FAST = ("bench.workers=2", "bench.warmup=2", "bench.iterations=40", "bench.images=4", "bench.threads=1")
+FAST = ("bench.profile=quick", "bench.rounds=2", "bench.warmup=2", "bench.iterations=40", "bench.images=4", "bench.threads=1")
 
 
 @pytest.fixture

@@ -9,20 +9,27 @@ import pytest
 
 from edgekd.cli import main
 from edgekd.core.errors import UsageError
-from edgekd.core.records import Artifact, Checkpoint, Measurement, Report, Verdict
+from edgekd.core.records import Artifact, Checkpoint, Report, Verdict
 from edgekd.core.store import RunFolder, read_record
 from edgekd.recipe import load_recipe
 
 Call = Callable[..., tuple[int, str, str]]
-PEERS = "peers:\n  wide: {use: timm, model: mobilenetv3_small_050, weights: random, size: 32}\n"
+PEERS = "peers:\n  wide: {use: timm, model: test_resnet, weights: random, size: 32}\n"
 MUTUAL = ("method: {use: kd, temperature: 2.0}", "method: {use: mutual, teacher_weight: 0.5}\n" + PEERS.rstrip())
 ONE = ("method: {use: kd, temperature: 2.0}", "method: {use: one, branches: 2}")
 
 
 def recipe_of(text: str, change: tuple[str, str]) -> str:
-    text = text.replace("model: mobilenetv3_small_050", "model: test_efficientnet")
-    assert change[0] in text
-    return text.replace(*change)
+    for old, new in (
+        ("model: mobilenetv3_small_050", "model: test_efficientnet"),  # the smallest that timm has
+        ("duration: {images: 32}", "duration: {images: 16}"),
+        ("onnxruntime, precision: fp32", "onnxruntime, precision: fp32, opset: 17"),  # traced in half the time
+        ("bench: {workers: 1, warmup: 2, iterations: 12, images: 4}", "bench: null"),
+        change,
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    return text
 
 
 @pytest.fixture(scope="session")
@@ -45,22 +52,21 @@ def together(trained_together: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_peer_is_a_run_that_was_exported_measured_and_judged(trained_together: Path) -> None:
+def test_every_peer_is_a_run_that_was_exported_and_judged(trained_together: Path) -> None:
     """Its folder holds what any run holds, about its own student, and the verdict of the run counts it."""
     run = RunFolder(trained_together / "run")
     peer = run.peer("wide")
     first, other = (read_record(Checkpoint, folder.checkpoint()) for folder in (run, peer))
-    assert (first.student_name, other.student_name) == ("test_efficientnet", "mobilenetv3_small_050")
+    assert (first.student_name, other.student_name) == ("test_efficientnet", "test_resnet")
     assert first.method == other.method
     assert first.method.use == "mutual"
-    assert first.training.images_seen == other.training.images_seen == 32
+    assert first.training.images_seen == other.training.images_seen == 16
     assert [teacher.name for teacher in other.teachers] == ["vit_tiny_patch16_224"]
-    assert read_record(Checkpoint, peer.checkpoint("baseline")).student_name == "mobilenetv3_small_050"
+    assert read_record(Checkpoint, peer.checkpoint("baseline")).student_name == "test_resnet"
     artifact = read_record(Artifact, peer.artifact("onnxruntime-fp32"))
     assert artifact.from_["checkpoint"] == other.digest()
     assert artifact.parity is not None
     assert artifact.parity.top1_agreements == artifact.parity.images
-    assert read_record(Measurement, peer.measurement("onnxruntime-fp32", "local")).from_["artifact"] == artifact.digest()
     assert read_record(Report, peer.report).student == other
     own, of_peer = read_record(Verdict, run.verdict), read_record(Verdict, peer.verdict)
     assert own.from_["peers/wide"] == of_peer.digest()
@@ -123,7 +129,7 @@ def test_a_peer_that_the_recipe_dropped_is_removed(together: Path, edgekd: Call)
     """A report never mixes two recipes: with another name for the peer the old folder goes."""
     text = (together / "recipe.yaml").read_text()
     (together / "recipe.yaml").write_text(text.replace("  wide:", "  other:"))
-    assert edgekd("distill", together / "recipe.yaml", "--out", together / "run")[0] == 0
+    assert edgekd("distill", together / "recipe.yaml", "--out", together / "run", "--set", "baseline=null")[0] == 0
     assert [path.name for path in (together / "run" / "peers").iterdir()] == ["other"]
 
 
@@ -132,9 +138,7 @@ def test_every_branch_of_one_is_a_student(finished: Path, tmp_path: Path, edgekd
     from safetensors.numpy import load_file
 
     (finished / "recipe.yaml").write_text(recipe_of((finished / "recipe.yaml").read_text(), ONE))
-    code, _, err = edgekd(
-        "run", finished / "recipe.yaml", "--out", tmp_path / "one", "--set", "bench=null", "--set", "baseline=null"
-    )
+    code, _, err = edgekd("run", finished / "recipe.yaml", "--out", tmp_path / "one", "--set", "baseline=null")
     assert code == 0, err
     run = RunFolder(tmp_path / "one")
     one, two = (load_file(f.checkpoint().with_name("student.safetensors")) for f in (run, run.peer("branch_2")))

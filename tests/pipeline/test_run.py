@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgekd.core.records import Artifact, Checkpoint, Measurement, Report, Verdict
+from edgekd.core.samples import read_samples
 from edgekd.core.store import RunFolder, read_record
 
 Call = Callable[..., tuple[int, str, str]]
@@ -46,7 +47,8 @@ def test_a_run_leaves_every_record_and_page(finished: Path) -> None:
     assert baseline.training.images_seen == student.training.images_seen == 32
     assert baseline.accuracy.images == student.accuracy.images == artifact.accuracy.images == 12
     assert artifact.parity.top1_agreements == 12
-    assert sum(len(worker.infer_ns) for worker in measured.workers) == 12
+    assert [worker.round for worker in measured.workers] == [0]
+    assert len(read_samples(measured, folder=finished / "run/measurements")["infer"]) == 24
     for page in ("report.html", "report.md", "junit.xml"):
         assert (finished / "run" / page).stat().st_size > 500
 

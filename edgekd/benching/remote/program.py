@@ -29,7 +29,7 @@ def agent() -> bytes:
     """Return the agent as one runnable file."""
     folder = Path(__file__).parent / "agent"
     held = io.BytesIO()
-    with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as file:
+    with zipfile.ZipFile(held, "w", zipfile.ZIP_STORED) as file:
         sources = {f"agent/{path.name}": path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py"))}
         for name, source in {"__main__.py": _START, **sources}.items():
             file.writestr(zipfile.ZipInfo(name, _FIRST_DAY), source)

@@ -1,7 +1,6 @@
 """What a device has and lacks for measuring, and giving it that: seen from this side."""
 
 import json
-import re
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +16,7 @@ RUNTIMES = ("onnxruntime", "openvino")
 PACKAGES = ("numpy", *RUNTIMES, "tensorrt")
 LOOK_S = 600.0
 INSTALL_S = 3600.0
+_LOOSE = {"numpy": "numpy>=1.21,<3", "onnxruntime": "onnxruntime>=1.16,<2", "openvino": "openvino>=2023.1,<2027"}
 _PROGRAM = Path(provision.__file__)
 
 
@@ -42,13 +42,14 @@ def runtimes_of(names: Sequence[str]) -> tuple[str, ...]:
 def requirements(runtimes: Sequence[str], *, same_python: bool, loose: bool) -> tuple[str, ...]:
     """Return what pip is asked for: the versions that are used here, which are those that artifacts were checked with.
 
-    With `loose` any that edgekd supports. numpy has other versions for other Pythons, and computes nothing that is measured.
+    With `loose` the newest that its Python can have; measurements tell which runtime they were made with. numpy has other
+    versions for other Pythons, and computes nothing that is measured.
     """
     told = []
     for name in ("numpy", *runtimes):
         version = _version_here(name)
         exact = version is not None and not loose and (same_python or name != "numpy")
-        told.append(f"{name}=={version}" if exact else f"{name}{_bounds(name)}" if name != "numpy" else "numpy>=1.21,<3")
+        told.append(f"{name}=={version}" if exact else _LOOSE[name])
     return tuple(told)
 
 
@@ -114,13 +115,3 @@ def _version_here(name: str) -> str | None:
         return metadata.version(name).partition("+")[0]
     except metadata.PackageNotFoundError:
         return None
-
-
-def _bounds(name: str) -> str:
-    """Return the versions of a package that edgekd supports, as its own metadata says; '' where that is not installed."""
-    try:
-        told = metadata.requires("edgekd") or []
-    except metadata.PackageNotFoundError:
-        return ""
-    found = (re.match(rf"{name}([<>=!~][^;\s]*)", line.replace(" ", "")) for line in told)
-    return next((one[1] for one in found if one), "")

@@ -20,7 +20,20 @@ from edgekd.core.records.checkpoints import (
     licences_of_weights,
 )
 from edgekd.core.records.circumstances import Condition, Energy, Fingerprint, TelemetryLog, TelemetryRow
-from edgekd.core.records.measurements import DeviceFacts, LatencySummary, Measurement, WholeWay, WorkerSamples
+from edgekd.core.records.measurements import (
+    BASELINE_ARM,
+    CANDIDATE,
+    REFERENCE,
+    Counts,
+    DeviceFacts,
+    LatencySummary,
+    Measurement,
+    Mode,
+    Outliers,
+    Sustained,
+    WholeWay,
+    WorkerFacts,
+)
 from edgekd.core.records.record import Fact, FileRef, MadeBy, Record, canonical_json, digest_of
 from edgekd.core.records.reports import (
     Answers,
@@ -36,7 +49,10 @@ from edgekd.core.records.reports import (
 )
 
 __all__ = [
+    "BASELINE_ARM",
+    "CANDIDATE",
     "IMPORTED",
+    "REFERENCE",
     "Accuracy",
     "Answers",
     "Artifact",
@@ -45,6 +61,7 @@ __all__ = [
     "Checkpoint",
     "Comparison",
     "Condition",
+    "Counts",
     "CurvePoint",
     "DataFacts",
     "DeviceFacts",
@@ -60,7 +77,9 @@ __all__ = [
     "LatencySummary",
     "MadeBy",
     "Measurement",
+    "Mode",
     "Outcome",
+    "Outliers",
     "Parity",
     "ParityDecision",
     "Picture",
@@ -70,6 +89,7 @@ __all__ = [
     "Report",
     "Representation",
     "StartFacts",
+    "Sustained",
     "TeacherFacts",
     "TelemetryLog",
     "TelemetryRow",
@@ -78,7 +98,7 @@ __all__ = [
     "Verdict",
     "Waiver",
     "WholeWay",
-    "WorkerSamples",
+    "WorkerFacts",
     "canonical_json",
     "digest_of",
     "licences_of_weights",

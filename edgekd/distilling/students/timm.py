@@ -59,7 +59,7 @@ class Timm(Student):
         if texts_KD is not None:
             student.end_zero_shot(ZeroShotHead(texts_KD, DEFAULT_SCALE))
         if heads := models.further_heads_in(state):
-            student.add_heads(heads)
+            student.set_heads(heads)
         models.load_strictly(student.model, state, where=weights, name=self.model)
         return student.eval()
 

@@ -208,9 +208,9 @@ class Page:
         return [(name, _plots.class_colour(label)) for label, name in enumerate(classes) if label in set(seen.labels)]
 
     def spread(self, summary: LatencySummary) -> str:
-        """Return the range of the processes' own p50."""
-        own_ms = summary.worker_p50_ms
-        return f"{wording.milliseconds(min(own_ms))} to {wording.milliseconds(max(own_ms))}" if own_ms else ""
+        """Return the 95 % interval of p50 over the processes."""
+        low_high = summary.intervals_ms.get("p50")
+        return f"{wording.milliseconds(low_high[0])} to {wording.milliseconds(low_high[1])}" if low_high else ""
 
     def chain(self) -> list[Link]:
         """Return the records from the verdict back to the pixels."""

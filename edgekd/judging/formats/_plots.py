@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from edgekd.core import stats
-from edgekd.core.records import CurvePoint, LatencySummary, Picture, Report
+from edgekd.core.records import CurvePoint, Picture, Report
 from edgekd.core.records.details import Timeline, TimelinePoint
+from edgekd.judging import wording
 from edgekd.judging.formats._drawing import (
     SERIES,
     Drawing,
@@ -98,7 +99,7 @@ def _learners(report: Report) -> tuple[tuple[str, str], ...]:
 def accuracy_against_latency(report: Report) -> Drawing | None:
     """Return accuracy (with its Wilson interval) against p50 (with the processes' range), and the line of the best of both."""
     accuracies = {artifact.name: artifact.accuracy for artifact in report.artifacts if artifact.accuracy is not None}
-    measured = [summary for summary in _own(report) if summary.artifact in accuracies]
+    measured = [summary for summary in wording.candidates(report) if summary.artifact in accuracies]
     dots = [(summary, summary.p50_ms) for summary in measured if summary.p50_ms is not None]
     if not dots:
         return None
@@ -136,7 +137,7 @@ def front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def latency_distribution(report: Report) -> Drawing | None:
     """Return the share of queries answered within a time, a line per measurement, above a dot for each process's own p50."""
-    shown = [summary for summary in _own(report) if summary.curve_ms]
+    shown = [summary for summary in wording.candidates(report) if summary.curve_ms]
     if not shown:
         return None
 
@@ -237,11 +238,6 @@ def _scattered(picture: Picture, labels: Sequence[int], name: str) -> Drawing:
 def series(report: Report, artifact: str) -> int:
     """Return which of the page's series colours an artifact has."""
     return next((i for i, a in enumerate(report.artifacts) if a.name == artifact), 0) % SERIES
-
-
-def _own(report: Report) -> Sequence[LatencySummary]:
-    """Return the measurements of this run's own artifacts."""
-    return report.latencies
 
 
 def _artifacts(report: Report) -> tuple[tuple[str, str], ...]:

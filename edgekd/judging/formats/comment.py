@@ -78,7 +78,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _latencies(report: Report) -> Iterator[str]:
-    measured = [summary for summary in report.latencies if summary.p50_ms is not None]
+    measured = [one for one in report.latencies if one.p50_ms is not None and wording.arm(one) == "candidate"]
     if not measured:
         return
     rows_ = (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekd.core.contracts import Format
 from edgekd.core.records import Report, Verdict
-from edgekd.judging import quantisation, wording
+from edgekd.judging import heads, quantisation, wording
 from edgekd.judging.formats import _page, _plots
 from edgekd.judging.formats._drawing import available, svg
 
@@ -35,6 +35,7 @@ class Html(Format):
             plots=_drawn(report),
             words=wording,
             int8=quantisation,
+            heads=heads,
         )
 
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 from edgekd.core import stats
 from edgekd.core.contracts import Format
 from edgekd.core.records import Artifact, LatencySummary, Parity, Report, Verdict
-from edgekd.judging import quantisation, wording
+from edgekd.judging import heads, quantisation, wording
 from edgekd.judging.formats._findings import WORDS, rows, worst_first
 from edgekd.judging.formats._markdown import code, fitted, prose, table
 
@@ -112,6 +112,8 @@ def _artifacts(report: Report) -> Iterator[str]:
     for artifact in report.artifacts:
         if artifact.not_executed:
             yield f"{code(artifact.name)} was not executed: {prose(artifact.not_executed)}"
+    if further := heads.rows(report):
+        yield table(heads.COLUMNS, (tuple(map(prose, row)) for row in further))
     flips = [(artifact.name, flip) for artifact in report.artifacts if artifact.parity for flip in artifact.parity.flips]
     if flips:
         yield table(
@@ -157,7 +159,10 @@ def _latencies(report: Report) -> Iterator[str]:
     if not report.latencies:
         return
     yield "## Latency"
-    head = ("Artifact", "Device", "p50", "p90", "Loading", "First inference", "Samples", "Load before", "Remarks")
+    head = (
+        *("Artifact", "Device", "p50 [95 % interval]", "p90", "p99", "Photograph to classes, p50"),
+        *("Loading", "First inference", "Samples", "Load before", "Remarks"),
+    )
     yield table(head, map(_latency_row, report.latencies))
     for device in wording.devices(report):
         quota = "" if device.cgroup_quota_cores is None else f", quota {device.cgroup_quota_cores:g}"
@@ -172,13 +177,15 @@ def _latency_row(summary: LatencySummary) -> tuple[str, ...]:
     remarks += [line for line in summary.flags if line not in summary.untrusted_because]
     remarks += [f"withheld: {line}" for line in summary.withheld]
     return (
-        code(summary.artifact),
-        prose(f"{summary.device.name}, batch {summary.batch}, {wording.counted(summary.threads, 'thread')}"),
-        wording.quantity(summary.p50_ms, "ms"),
+        code(summary.artifact) + wording.of_arm(summary),
+        prose(f"{summary.device.name}, {wording.load(summary)}"),
+        wording.latency_interval(summary, "p50", summary.p50_ms),
         wording.quantity(summary.p90_ms, "ms"),
+        wording.quantity(summary.p99_ms, "ms"),
+        wording.quantity(summary.whole.e2e_p50_ms if summary.whole else None, "ms"),
         wording.quantity(max(summary.load_ms, default=None), "ms"),
         wording.quantity(max(summary.first_ms, default=None), "ms"),
-        f"{summary.samples:,} in {wording.counted(len(summary.warmup_iterations), 'process', 'processes')}",
+        f"{summary.samples:,} in {wording.counted(len(summary.rounds), 'process', 'processes')}",
         "unknown" if summary.device.load_1min is None else f"{summary.device.load_1min:.2f}",
         prose("; ".join(remarks)),
     )

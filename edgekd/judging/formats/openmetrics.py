@@ -65,6 +65,7 @@ def _latencies(report: Report) -> Iterator[str]:
     for summary in report.latencies:
         labels = {"recipe": report.recipe, "artifact": summary.artifact, "device": summary.device.name}
         labels |= {"runtime": summary.runtime, "batch": str(summary.batch), "threads": str(summary.threads)}
+        labels |= {"arm": wording.arm(summary)}
         found += [({**labels, "percentile": name}, ms / 1000) for name, ms in _percentiles(summary)]
         trusted.append((labels, int(summary.trusted)))
     yield from _family("edgekd_latency_seconds", "gauge", "Latency of a query.", found, unit="seconds")
@@ -72,7 +73,8 @@ def _latencies(report: Report) -> Iterator[str]:
 
 
 def _percentiles(summary: LatencySummary) -> list[tuple[str, float]]:
-    known = {"p50": summary.p50_ms, "p90": summary.p90_ms}
+    facts = summary.model_dump()
+    known = {name: facts.get(f"{name.replace('.', '')}_ms") for name in ("p50", "p90", "p95", "p99", "p99.9")}
     return [(name, ms) for name, ms in known.items() if ms is not None]
 
 

@@ -63,7 +63,7 @@ class Store:
             return None
         part = os.path.join(self.root, "partial", str(digest))
         held = os.path.getsize(part) if os.path.isfile(part) else 0
-        if held > size_bytes:
+        if held >= size_bytes and os.path.exists(part):  # of another file, or whole and never checked
             os.unlink(part)
             held = 0
         free = free_bytes(self.root)

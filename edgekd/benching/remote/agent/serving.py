@@ -4,14 +4,13 @@ Both are lines of JSON: a request `{"id": 1, "do": "..."}` is answered by `{"id"
 `{"id": 1, "error": {"kind", "message", "mend"}}`, after lines `{"id": 1, "note": "..."}` where something takes long.
 
     hello      who asks, which folder, for how long: takes the lease, tells what the machine is
-    ping       answered at any time, also while a worker works
+    ping, bye  answered at any time, also while a worker works; after bye it ends
     held       which of these digests are kept here
     put, chunk a file in pieces; goes on where an earlier connection stopped
     folder     a folder in which kept files have names, each checked by its sha256
     work       one fresh worker process: a plan on its stdin, its stdout as the answer
     run        a kept program (a probe, the setting up): its stdout as the answer
     telemetry  a kept program that goes on telling: its lines come with the answers, as `rows`
-    bye        the end
 
 No value of a request ever reaches a shell. However the agent ends (bye, end of the connection, nothing read for `heartbeat_s`,
 a signal, the end of its lease), every process that it started is ended first, with its process group. Times are those of
@@ -107,6 +106,9 @@ class Agent:
                 raise Gone from error
             if request.get("do") == "ping":
                 self._say(json.dumps({"id": request.get("id"), "ok": {"ns": time.perf_counter_ns()}}))
+            elif request.get("do") == "bye":  # also while a worker works: whoever asked for it waits no longer
+                self._say(json.dumps({"id": request.get("id"), "ok": {}}))
+                raise Gone
             else:
                 self._requests.append(request)
 
@@ -149,7 +151,7 @@ class Agent:
         if self._rows:
             told["rows"] = [self._rows.popleft() for _ in range(len(self._rows))]
         self._say(json.dumps(told))
-        if request.get("do") == "bye" or told.get("error", {}).get("kind") == "busy":
+        if told.get("error", {}).get("kind") == "busy":
             raise Gone
 
     # -- what can be asked
@@ -157,8 +159,6 @@ class Agent:
         do, store = request["do"], self._store
         if do == "hello":
             return self._hello(request)
-        if do == "bye":
-            return {}
         if store is None:
             raise Refusal("usage", "hello comes first")
         if do == "held":

@@ -1,0 +1,182 @@
+"""edgekd's latencies beside those of the vendors' own tools: same model, threads and precision, in turns, in one run.
+
+    python benchmarks/latency_cross_check.py [--model FILE.onnx] [--rounds 7] [--seconds 3] [--threads 1] [--out FILE]
+
+onnxruntime: a bare loop over `session.run`, with nothing between two calls but reading the clock.
+openvino:    `benchmark_app -hint latency -api sync`, which times `infer()`; edgekd's query also copies the answer out.
+
+In each round every tool is one fresh process, in random order, after a warm-up of a third of the time. The ratio is edgekd's
+median over the tool's, round by round, as geometric mean with a 95 % interval; the two agree if it is within 3 %. Without
+--model the pinned reference model is taken, its batch fixed to 1; all are fed the same made-up images, except benchmark_app,
+which makes up its own.
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnx
+from _stopwatch import machine, write_result
+
+from edgekd.benching.answers import samples_of
+from edgekd.benching.devices.local import Local
+from edgekd.benching.inputs import Fed
+from edgekd.benching.local_bench import LocalBench
+from edgekd.benching.reference import reference_model
+from edgekd.benching.subjects import Load, Subject, environment, plan_of
+from edgekd.core import latency, parts
+from edgekd.core.contracts import ArmName, Backend
+
+WITHIN = 0.03
+BARE_LOOP = """
+import json, sys, time
+import numpy as np, onnxruntime
+model, images, threads, warmup, iterations = json.loads(sys.argv[1])
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+name = session.get_inputs()[0].name
+feeds = [{name: np.ascontiguousarray(image[None])} for image in np.load(images, allow_pickle=False)]
+run, clock, count = session.run, time.perf_counter_ns, len(feeds)
+for index in range(warmup):
+    run(None, feeds[index % count])
+times = [0] * iterations
+for index in range(iterations):
+    feed = feeds[index % count]
+    start = clock()
+    run(None, feed)
+    times[index] = clock() - start
+print(json.dumps(times))
+"""
+
+
+def fixed(model: Path | None, folder: Path) -> Path:
+    """Write the model with its batch fixed to 1, so that every tool runs the same shape."""
+    loaded = onnx.load_model_from_string(reference_model()) if model is None else onnx.load(model)
+    for port in (*loaded.graph.input, *loaded.graph.output):
+        port.type.tensor_type.shape.dim[0].ClearField("dim_param")
+        port.type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(loaded, folder / "model.onnx")
+    return folder / "model.onnx"
+
+
+def with_edgekd(bench: LocalBench, backend: str, folder: Path, images_npy: Path, counts: dict[str, int], threads: int) -> float:
+    """Return the median of one worker in ms."""
+    fed = Fed(inputs_npy=images_npy, photographs_npz=None, images=32, sha256="", constant=False, synthetic=True)
+    part = cast("Backend", parts.load("backend", backend)())
+    subject = Subject(
+        arm=ArmName(artifact=backend, arm="candidate"),
+        backend=part,
+        folder=folder,
+        files=("model.onnx",),
+        digest="",
+        contract=None,
+    )
+    answer = bench.work(plan_of(subject, fed, Load(threads=threads), bench) | counts, timeout_s=900)
+    infer_ns = samples_of(answer, whose=backend)["infer"]
+    return latency.nearest_rank(np.sort(infer_ns), 50.0) / 1e6
+
+
+def with_bare_loop(model: Path, images_npy: Path, counts: dict[str, int], threads: int) -> float:
+    """Return the median of one process in ms."""
+    asked = json.dumps([str(model), str(images_npy), threads, counts["warmup"], counts["iterations"]])
+    told = subprocess.run(
+        [sys.executable, "-c", BARE_LOOP, asked],
+        env=os.environ | environment(threads),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return float(statistics.median(json.loads(told.stdout.splitlines()[-1]))) / 1e6
+
+
+def with_benchmark_app(model: Path, counts: dict[str, int], threads: int) -> float:
+    """Return the median that benchmark_app reports, in ms."""
+    program = shutil.which("benchmark_app", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    if program is None:
+        raise SystemExit("benchmark_app is not installed; it comes with openvino")
+    command = [program, "-m", str(model), "-d", "CPU", "-hint", "latency", "-api", "sync", "-infer_precision", "f32"]
+    command += ["-nthreads", str(threads), "-niter", str(counts["iterations"])]
+    told = subprocess.run(command, env=os.environ | environment(threads), capture_output=True, text=True, check=False)
+    found = re.search(r"Median:\s+([\d.]+) ms", told.stdout)
+    if told.returncode or found is None:
+        raise SystemExit(f"benchmark_app failed:\n{told.stdout[-2000:]}{told.stderr[-2000:]}")
+    return float(found[1])
+
+
+def compared(name: str, tool: str, own: list[float], others: list[float]) -> dict[str, Any]:
+    """Return one row of the table."""
+    found = latency.paired(others, own)
+    return {
+        "runtime": name,
+        "tool": tool,
+        "edgekd_p50_ms": round(statistics.median(own), 4),
+        "tool_p50_ms": round(statistics.median(others), 4),
+        "ratio": round(found.ratio, 4),
+        "low95": round(found.low95, 4),
+        "high95": round(found.high95, 4),
+        "rounds": found.pairs,
+        "pair_sd": round(found.pair_sd, 4),
+        "within_3_percent": abs(found.ratio - 1) <= WITHIN,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, help="an ONNX file whose only input is images (default: the reference model)")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=3.0, help="how long each process counts")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args()
+    facts = machine()
+    with tempfile.TemporaryDirectory(prefix="cross-") as temporary, Local().ready() as bench:
+        folder = Path(temporary)
+        model = fixed(asked.model, folder)
+        shape = [dim.dim_value for dim in onnx.load(model).graph.input[0].type.tensor_type.shape.dim]
+        images_npy = folder / "images.npy"
+        np.save(images_npy, np.random.default_rng(0).random((32, *shape[1:]), dtype=np.float32))
+        local = cast("LocalBench", bench)
+        probed = {"warmup": 20, "iterations": 50}
+        about_ms = with_edgekd(local, "onnxruntime", folder, images_npy, probed, asked.threads)
+        iterations = max(20, round(asked.seconds * 1000 / about_ms))
+        counts = {"warmup": max(10, iterations // 3), "iterations": iterations}
+        tools: dict[tuple[str, str], Callable[[], float]] = {
+            ("onnxruntime", "edgekd"): lambda: with_edgekd(local, "onnxruntime", folder, images_npy, counts, asked.threads),
+            ("onnxruntime", "bare loop"): lambda: with_bare_loop(model, images_npy, counts, asked.threads),
+            ("openvino", "edgekd"): lambda: with_edgekd(local, "openvino", folder, images_npy, counts, asked.threads),
+            ("openvino", "benchmark_app"): lambda: with_benchmark_app(model, counts, asked.threads),
+        }
+        found: dict[tuple[str, str], list[float]] = {key: [] for key in tools}
+        draw = random.Random(0)
+        for number in range(asked.rounds):
+            for key in draw.sample(sorted(tools), len(tools)):
+                found[key].append(tools[key]())
+            told = "  ".join(f"{'/'.join(key)} {times[-1]:.3f}" for key, times in found.items())
+            print(f"round {number + 1}: {told} ms", flush=True)
+    rows = [
+        compared("onnxruntime", "bare loop", found["onnxruntime", "edgekd"], found["onnxruntime", "bare loop"]),
+        compared("openvino", "benchmark_app", found["openvino", "edgekd"], found["openvino", "benchmark_app"]),
+    ]
+    protocol = {"threads": asked.threads, **counts, "model": asked.model.name if asked.model else "reference", "shape": shape}
+    result = {"machine": facts, "protocol": protocol, "rows": rows, "medians_ms": {"/".join(k): v for k, v in found.items()}}
+    print("wrote", write_result("latency_cross_check", result, asked.out))
+    for row in rows:
+        verdict = "agrees" if row["within_3_percent"] else "DIFFERS"
+        bounds = f"[{row['low95']:.3f} to {row['high95']:.3f}]"
+        print(f"{row['runtime']} against {row['tool']}: x {row['ratio']:.3f} {bounds} {verdict}")
+
+
+if __name__ == "__main__":
+    main()
