@@ -29,8 +29,10 @@ from edgekd.judging.formats.markdown import Markdown, code, prose
 from edgekd.judging.stage import judge
 
 BUDGETS: tuple[Budget, ...] = (
-    AccuracyLimit(min="60%", beat_baseline=True),
-    ParityLimit(min_agreement="99.9%", max_abs=0.01),
+    AccuracyLimit(min="60%"),
+    AccuracyLimit(min_gain={"to": "undistilled"}, of="student"),
+    ParityLimit(min_counted="99.9%"),
+    ParityLimit(metric="parity.max_abs", max=0.01),
     Size(max="4MB"),
     Latency(max="0.93ms", artifact="openvino-fp32"),
     Latency(max="5ms", artifact="tensorrt-fp16"),
