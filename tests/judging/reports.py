@@ -4,6 +4,7 @@ import base64
 import io
 import math
 import random
+from functools import cache
 
 import numpy as np
 from PIL import Image
@@ -320,9 +321,25 @@ def summary(
     arm: str = CANDIDATE,
 ) -> LatencySummary:
     """Return an artifact's measurement in a few numbers."""
-    table = samples_of(times_of(typical_ms, workers=workers, iterations=iterations, seed=seed))
     record = measurement(of, typical_ms=typical_ms, workers=workers, iterations=iterations, hostile=hostile, arm=arm)
-    return summarise(of.name, record, table)
+    told = ("session", "arm", "device", "runtime", "executed_on", "executed_precision", "flags")
+    return figures(typical_ms, workers, iterations, seed).model_copy(
+        update={
+            **{name: getattr(record, name) for name in told},
+            "artifact": of.name,
+            "digest": record.artifact,
+            "device_class": record.fingerprint.device_class,
+            "device_state": record.fingerprint.device_state,
+        }
+    )
+
+
+@cache
+def figures(typical_ms: float, workers: int, iterations: int, seed: int) -> LatencySummary:
+    """Return what `summarise` makes of samples, once: names change nothing of it, and its intervals take their time."""
+    table = samples_of(times_of(typical_ms, workers=workers, iterations=iterations, seed=seed))
+    of = artifact()
+    return summarise(of.name, measurement(of, typical_ms=typical_ms, workers=workers, iterations=iterations), table)
 
 
 def comparison(*, only_student: int = 48, only_baseline: int = 19, student: int = 171, images: int = 240) -> Comparison:
