@@ -16,6 +16,7 @@ _HOME = {
     "finetune": "edgekd.pipeline",
     "probe": "edgekd.pipeline",
     "backbone": "edgekd.pipeline",
+    "search": "edgekd.pipeline",
     "export": "edgekd.pipeline",
     "bench": "edgekd.pipeline",
     "report": "edgekd.pipeline",

@@ -7,7 +7,19 @@ from statistics import mean, stdev
 
 from edgekd.core import bundles, parts
 from edgekd.core.errors import IntegrityError, UsageError
-from edgekd.core.records import CANDIDATE, IMPORTED, Artifact, Checkpoint, FileRef, Measurement, Record, Report, Verdict
+from edgekd.core.records import (
+    CANDIDATE,
+    IMPORTED,
+    Artifact,
+    Candidates,
+    Checkpoint,
+    FileRef,
+    LatencyTable,
+    Measurement,
+    Record,
+    Report,
+    Verdict,
+)
 from edgekd.core.side_records import RECORDS, BackboneFiles, Bisection, Bundle, PilotResult, Probes, TeacherRanking
 from edgekd.core.stats import wilson
 from edgekd.core.store import BASELINE, CHECKPOINT, INT8, MARKER, PEERS, START, RunFolder, checked_file, read_record
@@ -278,6 +290,17 @@ def _pilot(record: PilotResult) -> list[str]:
     return pilot_lines(record)
 
 
+def _search(record: Candidates) -> list[str]:
+    from edgekd.judging.search_page import lines
+
+    return lines(record)
+
+
+def _latency_table(record: LatencyTable) -> list[str]:
+    where = f"{record.runtime} on {record.device}, {record.threads} thread(s)"
+    return [f"{len(record.blocks)} blocks and {len(record.networks)} whole networks, timed through {where}"]
+
+
 _SUMMARIES: dict[type[Record], Callable[..., list[str]]] = {
     Checkpoint: _checkpoint,
     Artifact: _artifact,
@@ -290,4 +313,6 @@ _SUMMARIES: dict[type[Record], Callable[..., list[str]]] = {
     TeacherRanking: _teacher_ranking,
     PilotResult: _pilot,
     Bisection: _bisection,
+    Candidates: _search,
+    LatencyTable: _latency_table,
 }

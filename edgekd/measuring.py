@@ -52,8 +52,7 @@ def bench_all(work: Work, *, comparisons: Sequence[Pairing] = ()) -> tuple[Measu
 def _session(
     work: Work, device: contracts.Device, subjects: Sequence[Subject], bench: Bench, comparisons: Sequence[Pairing]
 ) -> dict[str, Measurement]:
-    settings = stage.with_threads(settings_of(bench), device, bench.threads)
-    out, name = work.folder.root / "measurements", device.facts().name
+    out, name = work.folder.root / "measurements", device.known_as()
     arms = {f"{one.arm.artifact} {one.arm.arm}": one.digest for one in subjects}
     asked = bench.model_copy(update={"devices": (), "against": None})
     comparisons = comparisons or _asked_by_budgets(work, subjects) or _as_slow_as_before(subjects)
@@ -76,7 +75,7 @@ def _session(
         subjects=subjects,
         device=device,
         source=work.source,
-        settings=settings,
+        settings=stage.with_threads(settings_of(bench), device, bench.threads),
         out=out,
         from_=from_,
         made_by=work.made_by,

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgekd import finetuning, importing
+from edgekd import finetuning, importing, student_search
 from edgekd.core import contracts, parts
 from edgekd.core.budgets import Budgets, read_budgets
 from edgekd.core.console import Console
 from edgekd.core.errors import DataError, EdgekdError, EvidenceError, UsageError
 from edgekd.core.host import usable_cores
-from edgekd.core.records import Artifact, Checkpoint, MadeBy, Measurement, Report, Verdict
+from edgekd.core.records import Artifact, Candidates, Checkpoint, MadeBy, Measurement, Report, Verdict
 from edgekd.core.side_records import BackboneFiles, Bisection, Bundle, PilotResult, Probes, TeacherRanking
 from edgekd.core.store import (
     MARKER,
@@ -228,6 +228,25 @@ def pilot(
         result = PilotWork(work).go()
         work.console.say(f"wrote {work.folder.root / 'pilot.md'} and {work.folder.root / 'winner.yaml'}")
         return result
+
+
+def search(
+    recipe: Path,
+    *,
+    out: Path | None = None,
+    quick: bool = False,
+    assignments: Sequence[str] = (),
+    overwrite: bool = False,
+    command: Sequence[str] | None = None,
+    console: Console | None = None,
+) -> Candidates:
+    """Find a student before any is trained, and write the recipe that trains it."""
+    loaded = load_recipe(recipe, quick=quick, assignments=assignments)
+    _ = loaded.space
+    with _begin(loaded, out, overwrite=overwrite, command=command, console=console) as work:
+        found = student_search.search(work)
+        work.console.say(f"wrote {work.folder.search} and {work.folder.root / student_search.WINNER}")
+        return found
 
 
 def import_onnx(

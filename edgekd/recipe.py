@@ -15,6 +15,7 @@ from edgekd.core.errors import UsageError
 from edgekd.core.parts import Part, PartRef
 from edgekd.core.plan import Cache, Duration, Positive, Section, Train
 from edgekd.core.records import IMPORTED, Mode, digest_of
+from edgekd.core.search_plan import Search
 from edgekd.core.strict_yaml import KeyPath
 
 
@@ -153,6 +154,7 @@ class Recipe(Section):
     finetune: Finetune | Literal["int8"] | None = None
     baseline: Baseline | None = Baseline()
     pilot: Pilot = Pilot()
+    search: Search | None = None
     export: tuple[PartRef, ...] = ()
     pictures: bool = True
     bench: Bench | None = Bench()
@@ -255,6 +257,34 @@ class Loaded:
         return resolve(self.recipe.budgets, self.document, at=("budgets",), listed=listed)
 
     @property
+    def space(self) -> contracts.Space:
+        """Return the space to search; raise `UsageError` if the recipe has no `search` section."""
+        return cast(contracts.Space, self.part("space", self._search.space, ("search", "space")))
+
+    @property
+    def scorers(self) -> tuple[contracts.Scorer, ...]:
+        """Return what students are scored by before training."""
+        refs = self._search.scorers
+        found = [self.part("scorer", ref, ("search", "scorers", i)) for i, ref in enumerate(refs)]
+        return cast(tuple[contracts.Scorer, ...], tuple(found))
+
+    @property
+    def search_backend(self) -> contracts.Backend | None:
+        """Return the backend whose latency a search minds, if it minds any."""
+        latency = self._search.latency
+        if latency is None:
+            return None
+        return cast(contracts.Backend, self.part("backend", latency.backend, ("search", "latency", "backend")))
+
+    @property
+    def _search(self) -> Search:
+        if self.recipe.search is None:
+            raise UsageError(
+                f"{self.document.path}: has no `search` section", mend="add one: search: {space: mobile}; see the README"
+            )
+        return self.recipe.search
+
+    @property
     def formats(self) -> tuple[contracts.Format, ...]:
         """Return the formats to write the report in."""
         return cast(tuple[contracts.Format, ...], self._several("format", self.recipe.formats, "formats"))
@@ -264,6 +294,8 @@ class Loaded:
         _ = (self.source, self.student, self.method, self.baseline_method, self.start_method, self.teachers)
         _ = (self.devices, self.budgets, self.formats, self.pilot_methods)
         self._check_peers()
+        if self.recipe.search is not None:
+            _ = (self.space, self.scorers, self.search_backend)
         seen = dict[str, int]()
         for index, backend in enumerate(self.backends):
             first = seen.setdefault(backend.artifact_name, index)
@@ -316,6 +348,11 @@ class Loaded:
             data["start"]["method"] = _written(self.start_method)
         if data["pilot"]["methods"] is not None:
             data["pilot"]["methods"] = [_written(method) for method in self.pilot_methods]
+        if data["search"] is not None:
+            data["search"]["space"] = _written(self.space)
+            data["search"]["scorers"] = [_written(scorer) for scorer in self.scorers]
+            if self.search_backend is not None:
+                data["search"]["latency"]["backend"] = _written(self.search_backend)
         yaml = YAML(typ="safe", pure=True)
         yaml.default_flow_style = False
         yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from edgekd.cli import choosing, devices, keeping, looking, stages, students, texts
+from edgekd.cli import choosing, devices, keeping, looking, searching, stages, students, texts
 from edgekd.core.errors import EdgekdError, Interrupted
 
 app = typer.Typer(
@@ -23,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for topic in (stages, choosing, students, texts, devices, looking, keeping):
+for topic in (stages, choosing, searching, students, texts, devices, looking, keeping):
     app.add_typer(topic.app)
 
 

@@ -26,6 +26,8 @@ from edgekd.core.records import (
     TensorSpec,
     Verdict,
 )
+from edgekd.core.search_contracts import Scorer as Scorer
+from edgekd.core.search_contracts import Space as Space
 
 if TYPE_CHECKING:
     import numpy as np
@@ -478,6 +480,10 @@ class Workbench(Protocol):
 class Device(Part):
     """A machine that can time an artifact."""
 
+    def known_as(self) -> str:
+        """Return the name that its facts and files carry; one that is far away knows it without being reached."""
+        return self.facts().name
+
     def facts(self) -> DeviceFacts:
         """Return what is known of the machine."""
         raise NotImplementedError
@@ -531,6 +537,8 @@ CONTRACTS: dict[str, type[Part]] = {
     "teacher": Teacher,
     "student": Student,
     "source": Source,
+    "space": Space,
+    "scorer": Scorer,
     "backend": Backend,
     "device": Device,
     "budget": Budget,

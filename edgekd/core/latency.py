@@ -89,7 +89,8 @@ def bootstrap(workers: "Sequence[Times]", percent: float, *, seed: int = 0, conf
     owner = np.repeat(np.arange(len(workers)), [len(worker) for worker in workers])[order]
     below_WN = np.cumsum(owner[None, :] == np.arange(len(workers))[:, None], axis=1, dtype=np.int64)
     raw = np.random.PCG64(seed).random_raw(RESAMPLES * len(workers)).reshape(RESAMPLES, len(workers))
-    drawn_RW = np.apply_along_axis(np.bincount, 1, (raw % np.uint64(len(workers))).astype(np.int64), minlength=len(workers))
+    cell_RW = (raw % np.uint64(len(workers))).astype(np.int64) + len(workers) * np.arange(RESAMPLES)[:, None]
+    drawn_RW = np.bincount(cell_RW.ravel(), minlength=RESAMPLES * len(workers)).reshape(RESAMPLES, len(workers))
     sizes_R = drawn_RW @ np.array([len(worker) for worker in workers])
     wanted_R = np.maximum(1, np.ceil(np.round(percent * sizes_R / 100, 9))).astype(np.int64)
     low_R = np.zeros(RESAMPLES, dtype=np.int64)

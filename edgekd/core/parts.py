@@ -25,6 +25,8 @@ FOLDERS = {
     "teacher": "edgekd.distilling.teachers",
     "student": "edgekd.distilling.students",
     "source": "edgekd.distilling.sources",
+    "space": "edgekd.searching.spaces",
+    "scorer": "edgekd.searching.scorers",
     "backend": "edgekd.exporting.backends",
     "device": "edgekd.benching.devices",
     "budget": "edgekd.judging.budgets",

@@ -5,12 +5,14 @@ from typing import ClassVar, Literal
 from edgekd.core.parts import PartRef
 from edgekd.core.records import (
     Artifact,
+    Candidates,
     Checkpoint,
     DataFacts,
     Fact,
     FileRef,
     InputContract,
     Interval,
+    LatencyTable,
     Measurement,
     Record,
     Report,
@@ -212,6 +214,6 @@ RECORDS: dict[str, type[Record]] = {
     record.kind: record
     for record in (
         *(Checkpoint, Artifact, Measurement, Report, Verdict),
-        *(Probes, BackboneFiles, Bundle, TeacherRanking, PilotResult, Bisection),
+        *(Probes, BackboneFiles, Bundle, TeacherRanking, PilotResult, Bisection, Candidates, LatencyTable),
     )
 }

@@ -38,6 +38,7 @@ class RunFolder:
         self.report = root / "report.json"
         self.verdict = root / "verdict.json"
         self.pilot = root / "pilot.json"
+        self.search = root / "search.json"
 
     def checkpoint(self, name: str = CHECKPOINT) -> Path:
         """Return the record of a student: `checkpoint`, `baseline` or `start`."""
@@ -246,7 +247,7 @@ def _refuse_namesakes(folder: Path) -> None:
     # Stages empty their folders before they write; with --overwrite these could be somebody's work.
     taken = [
         name
-        for name in (CHECKPOINT, BASELINE, START, INT8, PEERS, "arms", "artifacts", "bundles", "measurements")
+        for name in (CHECKPOINT, BASELINE, START, INT8, PEERS, "arms", "artifacts", "bundles", "measurements", "search")
         if (folder / name).exists()
     ]
     if taken:

@@ -36,6 +36,7 @@ from edgekd.core.samples import read_samples
 from edgekd.core.store import BASELINE, RunFolder, checked_file, disk_errors, write_bytes, write_text
 from edgekd.judging import evidence, latencies, quantisation
 from edgekd.judging.details import details_of
+from edgekd.judging.timelines import timelines_of
 
 _CODES: dict[Outcome, int] = {"pass": PASSED, "fail": BUDGET_FAILED, "inconclusive": INCONCLUSIVE, "error": MACHINE}
 _OUTCOMES: dict[int, Outcome] = {code: outcome for outcome, code in _CODES.items()}
@@ -77,7 +78,9 @@ def make_report(
         student_curve=student.curve,
         baseline_curve=baseline.curve if baseline else (),
         artifacts=exported,
-        details=details_of(run, student.record, baseline.record if baseline else None, exported),
+        details=details_of(run, student.record, baseline.record if baseline else None, exported).model_copy(
+            update={"timelines": timelines_of(measured, run.root / "measurements")}
+        ),
         latencies=tuple(_summary(run, name, record) for name, record in measured.items())
         if kept is None or kept.from_ != from_
         else _kept(kept, run, measured),

@@ -1,6 +1,6 @@
 """Harm is done to the connection at every step: it ends in the right numbers or in one message, and leaves nobody behind.
 
-A hundred schedules and their table: `benchmarks/ssh_faults.py`.
+Many more schedules, and their table: `benchmarks/ssh_faults.py`.
 """
 
 import sys

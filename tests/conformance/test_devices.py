@@ -138,7 +138,7 @@ def test_facts_are_a_record_with_a_name_for_files(device: Device) -> None:
     """The facts survive JSON, and their name can stand in a file name."""
     facts = device.facts()
     assert DeviceFacts.model_validate_json(facts.model_dump_json()) == facts
-    assert facts.name
+    assert facts.name == device.known_as()
     assert Path(facts.name).name == facts.name
     assert "@" not in facts.name
 

@@ -4,6 +4,7 @@ import base64
 import io
 import math
 import random
+from functools import cache
 
 import numpy as np
 from PIL import Image
@@ -309,9 +310,6 @@ def measurement(
     )
 
 
-_SUMMARIES: dict[tuple, LatencySummary] = {}
-
-
 def summary(
     of: Artifact,
     *,
@@ -322,13 +320,26 @@ def summary(
     seed: int = 0,
     arm: str = CANDIDATE,
 ) -> LatencySummary:
-    """Return an artifact's measurement in a few numbers, computed once: ten thousand draws of each figure take their time."""
-    key = (of.digest(), typical_ms, workers, iterations, hostile, seed, arm)
-    if key not in _SUMMARIES:
-        table = samples_of(times_of(typical_ms, workers=workers, iterations=iterations, seed=seed))
-        record = measurement(of, typical_ms=typical_ms, workers=workers, iterations=iterations, hostile=hostile, arm=arm)
-        _SUMMARIES[key] = summarise(of.name, record, table)
-    return _SUMMARIES[key]
+    """Return an artifact's measurement in a few numbers."""
+    record = measurement(of, typical_ms=typical_ms, workers=workers, iterations=iterations, hostile=hostile, arm=arm)
+    told = ("session", "arm", "device", "runtime", "executed_on", "executed_precision", "flags")
+    return figures(typical_ms, workers, iterations, seed).model_copy(
+        update={
+            **{name: getattr(record, name) for name in told},
+            "artifact": of.name,
+            "digest": record.artifact,
+            "device_class": record.fingerprint.device_class,
+            "device_state": record.fingerprint.device_state,
+        }
+    )
+
+
+@cache
+def figures(typical_ms: float, workers: int, iterations: int, seed: int) -> LatencySummary:
+    """Return what `summarise` makes of samples, once: names change nothing of it, and its intervals take their time."""
+    table = samples_of(times_of(typical_ms, workers=workers, iterations=iterations, seed=seed))
+    of = artifact()
+    return summarise(of.name, measurement(of, typical_ms=typical_ms, workers=workers, iterations=iterations), table)
 
 
 def comparison(*, only_student: int = 48, only_baseline: int = 19, student: int = 171, images: int = 240) -> Comparison:

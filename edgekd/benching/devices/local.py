@@ -23,6 +23,10 @@ class Local(Device):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "local"
 
+    def known_as(self) -> str:
+        """Return its name."""
+        return self.name
+
     def facts(self) -> DeviceFacts:
         """Return what is known of this machine now."""
         return host.device_facts(self.name)

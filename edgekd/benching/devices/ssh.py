@@ -56,6 +56,10 @@ class Ssh(Device):
         """Return where it is reached."""
         return Address(host=self.host, user=self.user, port=self.port, key=self.key, config=self.config)
 
+    def known_as(self) -> str:
+        """Return its name, or what of the host can stand in a file's name."""
+        return self.name or re.sub(r"[^A-Za-z0-9._-]", "-", self.host).strip("-._") or "ssh"
+
     def identity(self) -> dict[str, Any]:
         """Return what its results depend on: which machine, which Python; not how it is reached."""
         options = self.model_dump(mode="json", include={"host", "user", "port", "name", "python", "root"})
@@ -64,7 +68,7 @@ class Ssh(Device):
     def facts(self) -> DeviceFacts:
         """Return what is known of the machine now."""
         with self._at_hand() as bench:
-            return device_facts(bench.fingerprint(), name=self._shown_name())
+            return device_facts(bench.fingerprint(), name=self.known_as())
 
     def default_threads(self) -> int:
         """Return the machine's usable cores."""
@@ -109,6 +113,3 @@ class Ssh(Device):
                 yield bench
             finally:
                 _OPEN.pop(self.address, None)
-
-    def _shown_name(self) -> str:
-        return self.name or re.sub(r"[^A-Za-z0-9._-]", "-", self.host).strip("-._") or "ssh"

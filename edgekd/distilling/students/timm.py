@@ -2,17 +2,17 @@
 
 import copy
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from edgekd.core.config import FilePath
 from edgekd.core.contracts import Student
 from edgekd.core.errors import UsageError
 from edgekd.core.records import InputContract
 from edgekd.distilling import heads, models
+from edgekd.distilling.students._deployable import deployable
 from edgekd.distilling.zero_shot import DEFAULT_SCALE, TEXTS, ZeroShotHead, read_texts
 
 
@@ -74,9 +74,7 @@ class Timm(Student):
 
         assert isinstance(student, models.TappedModel)
         folded = reparameterize_model(copy.deepcopy(student.model).eval(), inplace=True)
-        if student.further_heads:
-            return _Headed(folded, student.mean, student.std).eval()
-        return _Deployable(folded, student.mean, student.std).eval()
+        return deployable(folded, student)
 
     def without_head(self, student: nn.Module) -> tuple[nn.Module, str]:
         """Return the bare timm model (normalised images -> features) and the call of `timm.create_model` that makes one."""
@@ -97,32 +95,3 @@ class Timm(Student):
         models.load_strictly(bare, state, where=Path(self.model), name=f"{self.model} without its head")
         call = ", ".join(f"{name}={value}" for name, value in options.items())
         return bare.eval(), f"timm.create_model({self.model!r}, pretrained=False, {call})"
-
-
-class _Deployable(nn.Module):
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, model: nn.Module, mean: Tensor, std: Tensor) -> None:
-        super().__init__()
-        self.model = model
-        self.register_buffer("mean", mean.detach().clone().float().cpu())
-        self.register_buffer("std", std.detach().clone().float().cpu())
-
-    def forward(self, image_BCHW: Tensor) -> Tensor:
-        logits = self.model((image_BCHW - self.mean) / self.std)
-        assert isinstance(logits, torch.Tensor)
-        zero_shot = getattr(self.model, models.ZERO_SHOT, None)
-        return logits if zero_shot is None else cast(Tensor, zero_shot(logits))
-
-
-class _Headed(_Deployable):
-    """The same with further heads: the model's logits, then those of each head, in order."""
-
-    def forward(self, image_BCHW: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        model = cast(Any, self.model)
-        pre_BD = model.forward_head(model.forward_features((image_BCHW - self.mean) / self.std), pre_logits=True)
-        logits = model.get_classifier()(pre_BD)
-        zero_shot = getattr(model, models.ZERO_SHOT, None)
-        first = logits if zero_shot is None else zero_shot(logits)
-        return (first, *(head(pre_BD) for head in getattr(model, models.FURTHER_HEADS).values()))

@@ -1,0 +1,1 @@
+"""Find a student before training it."""

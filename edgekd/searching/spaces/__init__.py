@@ -1,0 +1,1 @@
+"""Sets of students that can be searched, one file each."""

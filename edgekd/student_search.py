@@ -1,0 +1,174 @@
+"""Search for a student: what the rooms need of one another for it, brought together."""
+
+import time
+from dataclasses import replace
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median, quantiles
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from edgekd.core import contracts, parts
+from edgekd.core.errors import MachineError, UsageError
+from edgekd.core.host import cache_folder, device_facts, usable_cores
+from edgekd.core.records import BlockLatency, Candidates, InputContract
+from edgekd.core.store import find_done, write_record, write_text
+from edgekd.judging import search_page
+from edgekd.recipe import Loaded, digest_of_section
+from edgekd.work import Work
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FOLDER, PAGE, WINNER = "search", "search.html", "winner.yaml"
+_WARM_UP = 10
+_QUICKLY_TRACED_OPSET = 17  # torch's older exporter writes it, in a twentieth of the time that the newer one takes
+
+
+class Stopwatch:
+    """Times modules in this process through a backend's own session, as the searching room asks for it.
+
+    A figure of this kind ranks and predicts; what a gate judges is measured by `edgekd bench`, in processes of its own.
+    """
+
+    def __init__(self, backend: contracts.Backend, *, threads: int, iterations: int) -> None:
+        self.backend, self.threads, self._iterations = backend.ref(), threads, iterations
+        own: dict[str, Any] = {"batch": 1, "opset": _QUICKLY_TRACED_OPSET}
+        asked = {name: value for name, value in own.items() if name in type(backend).model_fields}
+        self._backend = backend.model_copy(update=asked)
+        self.runtime = ", ".join(f"{name} {metadata.version(name)}" for name in backend.packages()) or backend.ref().use
+        facts = device_facts()
+        self.device = facts.name
+        self.identity = {
+            "backend": digest_of_section(backend.identity()),
+            "runtime": self.runtime,
+            "device": f"{facts.machine} {facts.cpu} {facts.physical_cores}",
+            "iterations": str(iterations),
+        }
+
+    def __call__(self, module: "nn.Module", input_CHW: tuple[int, int, int]) -> BlockLatency:
+        """Return median and quartiles of so many inferences of one tensor of noise."""
+        import torch
+
+        channels, height, width = input_CHW
+        contract = InputContract(
+            size_px=(height, width), resize_px=height, interpolation="bilinear", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
+        )
+        sample_BCHW = torch.rand(1, channels, height, width, generator=torch.Generator().manual_seed(0))
+        exportable = contracts.Exportable(
+            module=module.eval().requires_grad_(requires_grad=False),
+            input=contract,
+            classes=(),
+            metadata={},
+            sample_BCHW=sample_BCHW,
+        )
+        with TemporaryDirectory() as name:
+            folder, image_BCHW = Path(name), sample_BCHW.numpy()
+            files = self._backend.export(exportable, folder).files
+            with self._backend.open(folder, files, threads=self.threads) as session:
+                for _ in range(_WARM_UP):
+                    session.run(image_BCHW)
+                took_ns = []
+                for _ in range(self._iterations):
+                    before_ns = time.perf_counter_ns()
+                    session.run(image_BCHW)
+                    took_ns.append(time.perf_counter_ns() - before_ns)
+        quartiles = quantiles(took_ns, n=4) if len(took_ns) > 1 else took_ns * 3
+        return BlockLatency(
+            p50_ms=median(took_ns) / 1e6,
+            low_ms=quartiles[0] / 1e6,
+            high_ms=quartiles[2] / 1e6,
+            iterations=self._iterations,
+        )
+
+
+def search(work: Work) -> Candidates:
+    """Search as the recipe says; write `search.json`, its page, and `winner.yaml`, the recipe with the student it found."""
+    from edgekd.searching import stage
+
+    loaded, plan = work.loaded, work.recipe.search
+    space, scorers = loaded.space, loaded.scorers
+    assert plan is not None
+    _check(loaded)
+    teacher = loaded.teachers[0] if loaded.teachers else None
+    from_ = {
+        "data": work.source.digest(),
+        "settings": digest_of_section(
+            plan.model_copy(update={"workers": None}),
+            space.identity(),
+            [scorer.identity() for scorer in scorers],
+            teacher.identity() if teacher else None,
+            work.recipe.seed,
+        ),
+    }
+    found = find_done(Candidates, work.folder.search, from_)
+    if found is None:
+        backend, root = loaded.search_backend, work.folder.root
+        stopwatch = None
+        if backend is not None and plan.latency is not None:
+            stopwatch = Stopwatch(backend, threads=plan.latency.threads, iterations=plan.latency.iterations)
+        job = stage.Job(
+            name=work.recipe.name,
+            plan=plan.model_copy(update={"scorers": tuple(scorer.ref() for scorer in scorers)}),
+            space=space,
+            source=work.source,
+            teacher=teacher,
+            stopwatch=stopwatch,
+            folder=root / FOLDER,
+            kept_blocks=(cache_folder() or root / FOLDER) / "latency",
+            seed=work.recipe.seed,
+            workers=plan.workers or usable_cores(),
+            from_=from_,
+            made_by=work.made_by,
+        )
+        found = stage.search(job, work.console)
+        work.done_anew = True
+        write_record(work.folder.search, found)
+    else:
+        work.console.say("search: kept")
+    write_text(work.folder.root / WINNER, winner_yaml(loaded, found))
+    write_text(work.folder.root / PAGE, search_page.render(found))
+    return found
+
+
+def winner_yaml(loaded: Loaded, found: Candidates) -> str:
+    """Return the recipe with the student that was found and without the search, resolved."""
+    winner = found.candidates[found.winner]
+    recipe = loaded.recipe.model_copy(update={"student": winner.student, "search": None})
+    header = [
+        f"Written by edgekd search: the recipe {loaded.recipe.name} with the student {winner.genome}",
+        f"picked of {len(found.candidates)} untrained ones, because {found.why}.",
+        "Nothing was trained: whether it learns better than others of its size is yet to be seen.",
+    ]
+    return "".join(f"# {line}\n" for line in header) + replace(loaded, recipe=recipe).resolved()
+
+
+def _check(loaded: Loaded) -> None:
+    """Find out before anything is computed what cannot be."""
+    plan, backend = loaded.recipe.search, loaded.search_backend
+    assert plan is not None
+    wanting = [scorer.ref().use for scorer in loaded.scorers if scorer.needs_teacher]
+    if wanting and not loaded.teachers:
+        raise UsageError(
+            f"{loaded.document.path}: the scorer {wanting[0]} compares with a teacher, and the recipe names none",
+            mend="add `teachers:`, or use scorers that need none: synflow, zen, parameters, macs",
+        )
+    if not any(scorer.weight for scorer in loaded.scorers):
+        raise UsageError(
+            f"{loaded.document.where(('search', 'scorers'))}: every scorer has weight 0, so nothing is searched by",
+            mend="leave `weight` out of one of them",
+        )
+    if plan.strategy == "optuna" and find_spec("optuna") is None:
+        raise MachineError(
+            "optuna is not installed, and `search.strategy: optuna` asks for it", mend="pip install 'edgekd[search]'"
+        )
+    if backend is not None:
+        parts.need_packages(backend)
+        if reason := backend.cannot_run_here():
+            raise MachineError(f"latencies cannot be measured here: {reason}", mend="name another `search.latency.backend`")
+        if backend.precision == "int8":
+            raise UsageError(
+                f"{loaded.document.where(('search', 'latency', 'backend'))}: untrained students have no int8 form",
+                mend="search by fp32 latency; int8 is found after training",
+            )
