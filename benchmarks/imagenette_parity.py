@@ -43,7 +43,7 @@ export:
   - {{use: openvino, precision: fp16}}
 bench: {{threads: 1, profile: quick}}
 budgets:
-  - {{use: parity, min_agreement: 99.5%}}
+  - {{metric: parity.top1_agreement, min_counted: 99.5%}}
 """
 
 

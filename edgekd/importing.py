@@ -157,7 +157,7 @@ def _as_yaml(loaded: Loaded) -> str:
     text = io.StringIO()
     data = loaded.recipe.model_dump(mode="json", exclude={"method"})
     flat = {key: {"use": data[key]["use"], **data[key]["options"]} for key in ("data", "student")}
-    several = {key: [{"use": ref["use"], **ref["options"]} for ref in data[key]] for key in ("export", "budgets", "formats")}
+    several = {key: [{"use": ref["use"], **ref["options"]} for ref in data[key]] for key in ("export", "formats")}
     yaml.dump({**data, **flat, **several, "method": METHOD}, text)
     return text.getvalue()
 

@@ -121,6 +121,13 @@ def compare(run_a: Path, run_b: Path) -> list[str]:
     return judging.compare(a, b, runs=folders).lines()
 
 
+def explain(verdict: Verdict, budget: str) -> list[str]:
+    """Say how one budget of a verdict was decided, and what would change that."""
+    from edgekd.judging import explaining
+
+    return explaining.explain(verdict, budget)
+
+
 def _shown(record: Record, as_json: bool) -> list[str]:
     return record.to_json().splitlines() if as_json else summary(record)
 

@@ -3,6 +3,7 @@
 Every function takes a recipe or a run folder and works on files; each is one command of the command line.
 """
 
+import datetime
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -11,13 +12,15 @@ from pathlib import Path
 
 from edgekd import finetuning, importing, measuring, student_search
 from edgekd.core import contracts, parts
+from edgekd.core.budgets import Budgets, read_budgets
 from edgekd.core.console import Console
 from edgekd.core.errors import DataError, EdgekdError, EvidenceError, UsageError
 from edgekd.core.host import usable_cores
-from edgekd.core.records import Artifact, Candidates, Checkpoint, Measurement, Report, Verdict
+from edgekd.core.records import Artifact, Candidates, Checkpoint, MadeBy, Measurement, Report, Verdict
 from edgekd.core.side_records import BackboneFiles, Bisection, Bundle, PilotResult, Probes, TeacherRanking
 from edgekd.core.store import (
     MARKER,
+    PEERS,
     RunFolder,
     append_text,
     locked,
@@ -27,7 +30,7 @@ from edgekd.core.store import (
 )
 from edgekd.finetuning import Labelled, Tuning
 from edgekd.importing import UNKNOWN, Images
-from edgekd.recipe import Loaded, load_budgets, load_recipe
+from edgekd.recipe import Loaded, load_recipe
 from edgekd.work import Work
 
 
@@ -405,20 +408,32 @@ def gate(
     run: Path,
     *,
     budgets: Path | None = None,
+    baseline: str | None = None,
+    today: datetime.date | None = None,
+    store: str = "",
     history: str | None = None,
     command: Sequence[str] | None = None,
     console: Console | None = None,
 ) -> Verdict:
     """Judge the report of a run by its recipe's budgets, or by those of another file; imports no torch.
 
-    Raises `EvidenceError` if the records have changed since the report was made. A report without them is judged as it is.
+    `baseline` is the run (its folder, or what `store` keeps under a name) that limits `to: baseline` are held against; `today`
+    (by default this day, UTC) is the day that waivers must reach. Raises `EvidenceError` if the records have changed since the
+    report was made. A report without them is judged as it is.
     """
     with _resume(run, command=command, console=console) as work:
-        judged_by = work.loaded.budgets if budgets is None else load_budgets(budgets)
-        verdict = _gated(work, judged_by)
+        judged_by = work.loaded.budgets if budgets is None else read_budgets(budgets)
+        earlier = None if baseline is None else _baseline(baseline, store)
+        verdict = _gated(work, judged_by, earlier, today or datetime.datetime.now(tz=datetime.UTC).date())
         _tell_github(work, verdict)
         _remember(work, verdict, history)
         return verdict
+
+
+def _baseline(name_or_run: str, store: str) -> RunFolder:
+    from edgekd import baselines
+
+    return RunFolder(baselines.resolve(name_or_run, store))
 
 
 def _with_bench(work: Work, assignments: Sequence[str]) -> Work:
@@ -441,21 +456,44 @@ def _recomputed(work: Work) -> Report:
     return kept
 
 
-def _gated(work: Work, judged_by: Sequence[contracts.Budget]) -> Verdict:
+def _gated(work: Work, judged_by: Budgets, baseline: RunFolder | None, today: datetime.date) -> Verdict:
     """Judge the report that stands in a run folder, and those of the students that learnt with its own."""
     from edgekd.judging import stage
     from edgekd.judging.peers import with_peers
 
     facts = read_record(Report, work.folder.report)
-    if work.folder.checkpoint().is_file() and work.facts().digest() != facts.digest():
+    if work.folder.checkpoint().is_file() and work.facts(kept=facts).digest() != facts.digest():
         raise EvidenceError(
             f"{work.folder.report}: is not about the records that are here now",
             mend="make it anew with `edgekd report`",
         )
-    verdict = stage.judge(facts, judged_by, work.made_by)
-    verdict = with_peers(verdict, {name: _gated(peer, judged_by) for name, peer in work.peers.items()})
-    stage.write(work.folder, facts, verdict, work.loaded.formats)
+    earlier = None if baseline is None else _report_of(baseline)
+    verdict = stage.judge(facts, judged_by, work.made_by, baseline=earlier, today=today)
+    peers = {
+        name: _gated(peer, judged_by, None if baseline is None else RunFolder(baseline.root / PEERS / name), today)
+        for name, peer in work.peers.items()
+    }
+    verdict = with_peers(verdict, peers)
+    pages = [work.folder.root / part.file_name for part in work.loaded.formats]
+    if not (_holds(work.folder.verdict, verdict.to_json()) and all(page.is_file() for page in pages)):
+        stage.write(work.folder, facts, verdict, work.loaded.formats)
     return verdict
+
+
+def _holds(path: Path, text: str) -> bool:
+    """Return whether a file is there and holds this text; drawing the same pages again would take longer than judging."""
+    return path.is_file() and path.read_bytes() == text.encode()
+
+
+def _report_of(run: RunFolder) -> Report | None:
+    """Return the report of a baseline: as it stands there, or made of its records; None without any."""
+    from edgekd.judging import stage
+
+    if run.report.is_file():
+        return read_record(Report, run.report)
+    if not run.checkpoint().is_file():
+        return None
+    return stage.make_report(recipe_name=run.root.name, run=run, artifacts=None, made_by=MadeBy(version=""))
 
 
 def _tell_github(work: Work, verdict: Verdict) -> None:

@@ -1,7 +1,7 @@
 """The recipe: one experiment, from the images to the budgets, as strict data."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from edgekd.core import contracts, parts
+from edgekd.core.budgets import Budgets, BudgetsSection, resolve
 from edgekd.core.config import Document, FilePath, HistoryPlace, frozen, read_yaml, validate
 from edgekd.core.errors import UsageError
 from edgekd.core.parts import Part, PartRef
@@ -157,7 +158,7 @@ class Recipe(Section):
     export: tuple[PartRef, ...] = ()
     pictures: bool = True
     bench: Bench | None = Bench()
-    budgets: tuple[PartRef, ...] = ()
+    budgets: BudgetsSection = BudgetsSection()
     history: HistoryPlace | None = None
     formats: tuple[PartRef, ...] = (
         PartRef(use="json"),
@@ -165,12 +166,6 @@ class Recipe(Section):
         PartRef(use="html"),
         PartRef(use="junit"),
     )
-
-
-class BudgetsFile(Section):
-    """A file of budgets alone, to judge a run by other limits than its recipe's."""
-
-    budgets: Annotated[tuple[PartRef, ...], Field(min_length=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,9 +251,10 @@ class Loaded:
         return cast(tuple[contracts.Device, ...], tuple(found))
 
     @property
-    def budgets(self) -> tuple[contracts.Budget, ...]:
-        """Return the budgets."""
-        return cast(tuple[contracts.Budget, ...], self._several("budget", self.recipe.budgets, "budgets"))
+    def budgets(self) -> Budgets:
+        """Return the budgets, checked."""
+        listed = isinstance(self.document.data.get("budgets"), tuple)
+        return resolve(self.recipe.budgets, self.document, at=("budgets",), listed=listed)
 
     @property
     def space(self) -> contracts.Space:
@@ -337,12 +333,12 @@ class Loaded:
         several = {
             "teachers": self.teachers,
             "export": self.backends,
-            "budgets": self.budgets,
             "formats": self.formats,
         }
         data = self.recipe.model_dump(mode="json")
         data |= {key: _written(part) for key, part in single.items()}
         data |= {key: [_written(part) for part in found] for key, found in several.items()}
+        data["budgets"] = {**data["budgets"], "budgets": [_plain(entry) for entry in self.recipe.budgets.budgets]}
         data["peers"] = {name: _written(self.peers[name]) for name in self.recipe.peers}
         if data["bench"] is not None:
             data["bench"]["devices"] = [_written(device) for device in self.devices]
@@ -385,14 +381,6 @@ def load_recipe(path: Path, *, quick: bool = False, assignments: Sequence[str] =
     return Loaded(recipe=validate(Recipe, document.data, document), document=document)
 
 
-def load_budgets(path: Path) -> tuple[contracts.Budget, ...]:
-    """Return the budgets of a file whose only key is `budgets`."""
-    document = read_yaml(path)
-    refs = validate(BudgetsFile, document.data, document).budgets
-    found = (part_at(document, "budget", ref, ("budgets", index)) for index, ref in enumerate(refs))
-    return cast(tuple[contracts.Budget, ...], tuple(found))
-
-
 def part_at(document: Document, kind: str, ref: PartRef, at: KeyPath) -> Part:
     """Return the part named at a place of a document, its options checked; mistakes carry the line."""
     try:
@@ -400,6 +388,12 @@ def part_at(document: Document, kind: str, ref: PartRef, at: KeyPath) -> Part:
     except UsageError as error:
         raise UsageError(f"{document.where(at)}: {error.message}", mend=error.mend) from error
     return validate(cls, frozen(ref.options), document, at=at)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, tuple | list) else value
 
 
 def _written(part: Part) -> dict[str, Any]:

@@ -7,13 +7,30 @@ from edgekd.core import parts
 from edgekd.core.contracts import Format
 from edgekd.core.errors import EvidenceError, IntegrityError, UsageError
 from edgekd.core.records import Report, Verdict
-from edgekd.core.store import RunFolder, disk_errors, read_record, write_text
+from edgekd.core.store import RunFolder, disk_errors, read_record, write_bytes, write_text
 
 LARGEST_BYTES = 256 * 2**20
 
 
 def render(run: Path, formats: Sequence[str], *, budgets: str = "") -> dict[str, str]:
-    """Return file name -> document for each of these formats.
+    """Return file name -> document for each of these formats, without the files that some of them show."""
+    return {part.file_name: part.render(*told) for part, told in _asked(run, formats, budgets)}
+
+
+def write(run: Path, formats: Sequence[str], out: Path, *, budgets: str = "") -> list[Path]:
+    """Write these formats, and the files that they show, into a folder, which is made if it is not there; return the paths."""
+    found: dict[str, str | bytes] = {}
+    for part, told in _asked(run, formats, budgets):
+        found |= {part.file_name: part.render(*told), **part.beside(*told)}
+    for name, content in found.items():
+        with disk_errors(out):
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(out / name, content) if isinstance(content, bytes) else write_text(out / name, content)
+    return [out / name for name in found]
+
+
+def _asked(run: Path, formats: Sequence[str], budgets: str) -> list[tuple[Format, tuple[Report, Verdict]]]:
+    """Return each format with what it renders.
 
     `run` need hold no more than report.json and verdict.json, which may come from elsewhere and are read as data. `budgets` is
     the path of the budgets file in its repository, for the formats that point at its lines. Raises `UsageError` for an unknown
@@ -26,16 +43,7 @@ def render(run: Path, formats: Sequence[str], *, budgets: str = "") -> dict[str,
     report, verdict = read_record(Report, folder.report), read_record(Verdict, folder.verdict)
     if verdict.from_.get("report") != report.digest():
         raise EvidenceError(f"{folder.verdict}: is about another report than the one beside it", mend="edgekd gate RUN")
-    return {part.file_name: part.render(report, verdict) for part in (_format(name, budgets) for name in formats)}
-
-
-def write(documents: dict[str, str], out: Path) -> list[Path]:
-    """Write documents into a folder, which is made if it is not there; return their paths."""
-    with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-    for name, text in documents.items():
-        write_text(out / name, text)
-    return [out / name for name in documents]
+    return [(_format(name, budgets), (report, verdict)) for name in formats]
 
 
 def _format(name: str, budgets: str) -> Format:

@@ -1,5 +1,6 @@
 """One run folder being worked on: each stage done once from what stands before it, or kept."""
 
+import datetime
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -384,22 +385,25 @@ class Work:
         from edgekd.judging.peers import with_peers
 
         facts = self.facts()
-        verdict = stage.judge(facts, self.loaded.budgets, self.made_by)
+        today = datetime.datetime.now(tz=datetime.UTC).date()
+        verdict = stage.judge(facts, self.loaded.budgets, self.made_by, today=today)
         verdict = with_peers(verdict, {name: peer.judge(anew=anew) for name, peer in self.peers.items()})
-        kept = find_done(Verdict, self.folder.verdict, verdict.from_)
+        kept = None if anew else find_done(Verdict, self.folder.verdict, verdict.from_)
         pages = [self.folder.root / part.file_name for part in self.loaded.formats]
-        if kept is None or anew or not all(page.is_file() for page in pages):
+        if kept is None or not all(page.is_file() for page in pages):
             self.done_anew = True
             for page in stage.write(self.folder, facts, verdict, self.loaded.formats):
                 self.console.say(f"wrote {page}")
         return verdict
 
-    def facts(self) -> Report:
-        """Return the records that the recipe asks for, side by side."""
+    def facts(self, *, kept: Report | None = None) -> Report:
+        """Return the records that the recipe asks for, side by side; figures of measurements are those of a kept report."""
         from edgekd.judging import stage
 
         names = [backend.artifact_name for backend in self.loaded.backends]
-        return stage.make_report(recipe_name=self.recipe.name, run=self.folder, artifacts=names, made_by=self.made_by)
+        return stage.make_report(
+            recipe_name=self.recipe.name, run=self.folder, artifacts=names, made_by=self.made_by, kept=kept
+        )
 
     def forget(self, folder: str, wanted: set[str]) -> None:
         """Remove what an earlier version of the recipe left, so that a report never mixes two recipes."""

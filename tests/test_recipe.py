@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from edgekd.core.errors import MachineError, UsageError
 from edgekd.core.parts import PartRef
 from edgekd.core.plan import Augment, Cache, Duration
-from edgekd.recipe import Loaded, digest_of_section, load_budgets, load_recipe
+from edgekd.recipe import Loaded, digest_of_section, load_recipe
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -52,7 +52,7 @@ def test_every_shipped_recipe_loads_with_every_part(path: Path, quick: bool) -> 
     recipe = load_recipe(path, quick=quick)
     recipe.check()
     assert recipe.recipe.name.endswith("-quick") == quick
-    assert recipe.recipe.budgets, "a recipe without budgets can never pass"
+    assert recipe.budgets.checks, "a recipe without budgets can never pass"
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
@@ -70,8 +70,9 @@ def test_a_shipped_recipe_written_out_in_full_is_the_same_recipe(path: Path, tmp
     first = load_recipe(path)
     again = loaded(tmp_path, first.resolved())
     assert again.resolved() == first.resolved()
-    for name in ("source", "student", "method", "baseline_method", "teachers", "backends", "devices", "budgets", "formats"):
+    for name in ("source", "student", "method", "baseline_method", "teachers", "backends", "devices", "formats"):
         assert getattr(again, name) == getattr(first, name)
+    assert again.budgets.digest() == first.budgets.digest()
     assert again.recipe.train == first.recipe.train
 
 
@@ -115,7 +116,11 @@ def test_a_small_recipe_gets_the_defaults_of_the_house(tmp_path: Path) -> None:
         ("{epochs: 1}", "{epochs: 1}\n  batch: 1\n  labelled_share: 0.5", "FILE:5:1: `train`: `labelled_share` needs a"),
         ("{epochs: 1}", "{epochs: 1}\n  optimiser: adam", "FILE:7:3: `train.optimiser`: should be 'adamw' or 'sgd'"),
         ("{epochs: 1}", "{epochs: 1}\n  augment: {crop_area: [1, 0.1]}", "FILE:7:13: `train.augment.crop_area`: "),
-        ("{epochs: 1}", "{epochs: 1}\nbudgets:\n  - {use: size, max: 3MB, a: 1}", "FILE:8:27: unknown key `budgets.0.a`."),
+        (
+            "{epochs: 1}",
+            "{epochs: 1}\nbudgets:\n  - {metric: size.bytes, max: 3MB, a: 1}",
+            "FILE:8:36: unknown key `budgets.0.a`.",
+        ),
         ("{epochs: 1}", "{epochs: 1}\nexport: [onnx]", "FILE:7:10: no backend is called 'onnx'. Did you mean onnxruntime?"),
         (
             "{epochs: 1}",
@@ -294,23 +299,6 @@ def test_the_area_of_a_crop_is_a_range_of_shares(area: tuple[float, float]) -> N
 
 
 # ----------------------------------------------------------------------------------------------------- budgets and digests
-def test_a_file_of_budgets_is_read_like_a_recipes(tmp_path: Path) -> None:
-    """With lines, and nothing else in it; an empty list would let everything pass."""
-    path = tmp_path / "budgets.yaml"
-    path.write_text("budgets:\n  - {use: size, max: 3MB}\n")
-    assert [budget.ref().use for budget in load_budgets(path)] == ["size"]
-    for text, message in [
-        ("budgets: []\n", "budgets.yaml:1:1: `budgets`: should have at least 1 item"),
-        ("budgets:\n  - {use: sise, max: 3MB}\n", "budgets.yaml:2:5: no budget is called 'sise'. Did you mean size?"),
-        ("budgets:\n  - {use: size, mox: 3MB}\n", "budgets.yaml:2:17: unknown key `budgets.0.mox`. Did you mean max?"),
-        ("budget: []\n", "budgets.yaml: `budgets` is missing."),
-    ]:
-        path.write_text(text)
-        with pytest.raises(UsageError) as caught:
-            load_budgets(path)
-        assert message in str(caught.value)
-
-
 def test_the_digest_of_a_section_changes_with_any_of_its_values(tmp_path: Path) -> None:
     """And only with them: the same section read from elsewhere has the same digest."""
     train = loaded(tmp_path).recipe.train

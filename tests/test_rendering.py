@@ -170,3 +170,12 @@ def test_history_commands(call: Callable[..., tuple], run: Path, tmp_path: Path)
     assert call("history", "page", "--history", target, "--out", tmp_path / "history.html")[0] == 0
     assert (tmp_path / "history.html").read_text().startswith("<!doctype html>")
     assert call("history", "show", "--history", tmp_path / "none.db")[0] == 2
+
+
+def test_charts_are_written_beside_their_page(run: Path, tmp_path: Path) -> None:
+    """A format that shows files brings them along; each picture that the page names is there."""
+    page, *pictures = rendering.write(run, ["charts"], tmp_path / "made")
+    assert page == tmp_path / "made" / "charts.md"
+    assert pictures
+    assert all(f"({path.relative_to(tmp_path / 'made').as_posix()})" in page.read_text() for path in pictures)
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)

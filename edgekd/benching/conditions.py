@@ -5,15 +5,13 @@ Void      What makes the numbers those of another machine: any live throttle bit
           that was held back, more than 1 % of the time taken by the hypervisor, a cooling device that slowed the processor
           down, a processor that counted heat throttling.
 Blur      What makes them less sure: a clock that varies by more than 3 % (standard deviation over mean, within the timed
-          windows), other work on the machine, workers that end slower or faster than they began.
+          windows), other work on the machine. (Workers that end slower than they began are seen in the samples themselves.)
 Note      What a reader should know; nothing follows from it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from math import exp
-from math import log as ln
-from statistics import fmean, median, pstdev
+from statistics import fmean, pstdev
 
 from edgekd.core.records import Condition, Energy, Fingerprint, TelemetryLog, TelemetryRow
 from edgekd.core.records.circumstances import CLASS_FIELDS, STATE_FIELDS
@@ -25,10 +23,7 @@ MAX_STEAL = 0.01
 MAX_CLOCK_CV = 0.03
 MAX_OTHERS = 0.05  # of all processors' time
 MAX_PRESSURE = 0.10  # of the time with a task that waits for a processor
-MAX_DRIFT = 0.015
-DRIFT_P = 0.01
 MIN_CLOCK_SAMPLES = 5
-MIN_FOR_DRIFT = 50
 MIN_AVAILABLE = 0.10
 TICKS_PER_S = 100.0  # what the kernel counts in for programs, on every architecture that edgekd runs on
 FLOATING = {"ondemand", "conservative", "schedutil", "powersave", "interactive", "userspace"}
@@ -148,22 +143,6 @@ def contended(rows: Sequence[TelemetryRow], *, own_cpu_s: float | None = None) -
         yield _blur("contended", f"tasks waited for a processor during {100 * waited / 1e6 / seconds:.0f} % of the time")
 
 
-def latency_drift(workers_ns: Sequence[Sequence[int]]) -> tuple[Condition, ...]:
-    """Find workers that end slower or faster than they began, each in the same direction.
-
-    Of every worker ln(median of its last fifth / median of its first fifth); a condition if their mean is further from zero
-    than 1.5 % and a t-test over the workers says p < 0.01. A lone worker is looked at with the size alone.
-    """
-    fifths = [(times[: len(times) // 5], times[-(len(times) // 5) :]) for times in workers_ns if len(times) >= MIN_FOR_DRIFT]
-    drifts = [ln(max(1.0, median(last)) / max(1.0, median(first))) for first, last in fifths]
-    if not drifts or abs(fmean(drifts)) <= MAX_DRIFT:
-        return ()
-    if len(drifts) > 1 and not _differs_from_zero(drifts):
-        return ()
-    reason = f"the last fifth of a worker takes {exp(fmean(drifts)):.3f} x the first"
-    return (_blur("drift", reason),)
-
-
 # ------------------------------------------------------------------------------------------------------------------ note
 def watched_in_part(log: TelemetryLog, windows: Windows) -> Iterator[Condition]:
     """Find timed windows that no sample lies in, or a probe that ended before it was told to."""
@@ -251,14 +230,6 @@ def _grown(rows: Sequence[TelemetryRow], column: Callable[[TelemetryRow], int | 
     """Return by how much a counter grew from the first to the last sample that has it."""
     known = [value for row in rows if (value := column(row)) is not None]
     return known[-1] - known[0] if len(known) > 1 else None
-
-
-def _differs_from_zero(values: Sequence[float]) -> bool:
-    from scipy import stats  # type: ignore[import-untyped]
-
-    if pstdev(values) == 0:
-        return True
-    return bool(stats.ttest_1samp(values, 0.0).pvalue < DRIFT_P)
 
 
 def _void(code: str, reason: str) -> Condition:

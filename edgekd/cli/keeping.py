@@ -133,8 +133,8 @@ def render(
 
     if out is None and len(formats) > 1:
         raise UsageError("several formats need a folder to stand in", mend="add --out DIR")
-    documents = rendering.render(run, formats, budgets=budgets)
     if out is not None:
-        print_lines([f"wrote {path}" for path in rendering.write(documents, out)])
+        print_lines([f"wrote {path}" for path in rendering.write(run, formats, out, budgets=budgets)])
         return
+    documents = rendering.render(run, formats, budgets=budgets)
     typer.echo("".join(documents.values()).encode("utf-8", "backslashreplace"), nl=False)

@@ -1,5 +1,6 @@
 """The stages of a run, and what is made of several."""
 
+import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -199,17 +200,62 @@ def report(
 
 @app.command()
 def gate(
-    run: RunDir,
+    run: Annotated[Path | None, typer.Argument(metavar="RUN", help="A run folder, made by `edgekd run`.")] = None,
     budgets: Annotated[Path | None, typer.Option("--budgets", metavar="FILE", help="Judge by this file's budgets.")] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option("--baseline", metavar="RUN_OR_NAME", help="The run that limits `to: baseline` are held against."),
+    ] = None,
+    store: Annotated[
+        str, typer.Option("--store", metavar="DIR_OR_URL", envvar="EDGEKD_STORE", help="Where --baseline's NAME is kept.")
+    ] = "",
+    today: Annotated[
+        str | None, typer.Option("--today", metavar="DATE", help="The day that waivers must reach (this day, UTC).")
+    ] = None,
+    explain: Annotated[
+        str | None, typer.Option("--explain", metavar="ID", help="Show how this budget was decided, and what would change it.")
+    ] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of budgets files.")] = False,
     history: History = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Judge a run; the exit code is the verdict."""
+    """Judge a run; the exit code is the verdict.
+
+    Only finished records are read. Budgets are the recipe's, or those of --budgets; both have the same form.
+    """
+    if schema:
+        from edgekd.core import budget_schema
+
+        typer.echo(budget_schema.text(), nl=False)
+        return
+    if run is None:
+        raise UsageError("which run? Give its folder", mend="edgekd gate RUN")
     from edgekd import pipeline
 
-    verdict = pipeline.gate(run, budgets=budgets, history=history, command=command_line(), console=console_of(quiet))
-    end_with(verdict, json)
+    verdict = pipeline.gate(
+        run,
+        budgets=budgets,
+        baseline=baseline,
+        store=store,
+        history=history,
+        today=None if today is None else _date(today),
+        command=command_line(),
+        console=console_of(quiet),
+    )
+    if explain is None:
+        end_with(verdict, json)
+    from edgekd import inspection
+
+    print_lines(inspection.explain(verdict, explain))
+    raise typer.Exit(verdict.exit_code)
+
+
+def _date(text: str) -> datetime.date:
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f"--today {text}: expected a date, such as 2026-12-01") from error
 
 
 @app.command()

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from edgekd.core.errors import UsageError
+from edgekd.core.evidence import Evidence
 from edgekd.core.parts import Part
 from edgekd.core.records import (
     DataFacts,
@@ -497,9 +498,17 @@ class Device(Part):
 
 # --------------------------------------------------------------------------------------------------------------- judging
 class Budget(Part):
-    """A limit. Pure: it knows the report only, and answers once for each subject it applies to."""
+    """A limit on one metric. Pure: it knows the evidence only, and answers once for each subject it applies to.
 
-    def check(self, report: Report) -> tuple[Finding, ...]:
+    `metrics` are the names it judges, each beginning with the part's own; with several, the part has a field `metric`. What is
+    not known is `inconclusive` with what would decide it in `needs`. With `shares_error` its findings carry a `p_value` for
+    their fail, and those of all such budgets are held to one error together; `check` is asked again with the share left.
+    """
+
+    metrics: ClassVar[tuple[str, ...]] = ()
+    shares_error: ClassVar[bool] = False
+
+    def check(self, evidence: Evidence) -> tuple[Finding, ...]:
         """Return at least one finding; missing evidence is `inconclusive`, never `pass`."""
         raise NotImplementedError
 

@@ -11,8 +11,9 @@ out. The simulated characteristics stand in `benchmarks/`.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
+
+from edgekd.core import beta
 
 if TYPE_CHECKING:
     import numpy as np
@@ -130,9 +131,9 @@ def decide_many(
 def _check(log_ratios: Sequence[float], max_ratio: float, min_effect: float, unchanged: float, fail_share: float) -> None:
     if not all(map(math.isfinite, log_ratios)):
         raise ValueError("a log-ratio is not a finite number")
-    if not (0 < unchanged <= max_ratio and math.isfinite(max_ratio) and min_effect >= 0 and 0 < fail_share <= 1):
+    if not (0 < unchanged <= max_ratio and math.isfinite(max_ratio) and min_effect >= 0 and 0 < fail_share * ALPHA < 0.5):
         raise ValueError(
-            f"0 < unchanged <= max_ratio, min_effect >= 0 and 0 < fail_share <= 1 are needed; got {unchanged}, {max_ratio}, "
+            f"0 < unchanged <= max_ratio, min_effect >= 0 and 0 < fail_share < 50 are needed; got {unchanged}, {max_ratio}, "
             f"{min_effect} and {fail_share}"
         )
 
@@ -161,21 +162,16 @@ def sd_of(values: Sequence[float]) -> float:
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
-@cache
 def t_quantile(degrees: float, alpha: float) -> float:
     """Return how many standard errors a one-sided bound with error `alpha` stands from the mean (Student's t)."""
-    from scipy.special import stdtrit  # type: ignore[import-untyped]
-
-    return -float(stdtrit(degrees, alpha))
+    return beta.t_quantile(alpha, degrees)
 
 
 def p_above(difference: float, error: float, degrees: float) -> float:
     """Return the one-sided p-value of "not above" for a difference with this standard error (Student's t)."""
     if error == 0:  # equal in every round, as scripted clocks have it: known exactly
         return 0.0 if difference > 0 else 1.0
-    from scipy.special import stdtr
-
-    return float(stdtr(degrees, -difference / error))
+    return beta.t_tail(difference / error, degrees)
 
 
 def _decided(outcome: Literal["pass", "fail"], look: _Look, p_fail: float, *, unchanged: float, max_ratio: float) -> Decision:

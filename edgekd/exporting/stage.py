@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ from edgekd.core.predictions import write_predictions
 from edgekd.core.records import Artifact, Checkpoint, FileRef, InputContract, MadeBy, Quantisation, licences_of_weights
 from edgekd.core.store import begin_stage, checked_file, disk_errors, file_ref, sync_files, write_record
 from edgekd.core.thumbnails import write_thumbnails
-from edgekd.exporting import flips, heads, parity
+from edgekd.exporting import flips, heads, macs, parity
 from edgekd.exporting.interface import OUTPUT, contract_of, outputs_of, shown
 
 if TYPE_CHECKING:
@@ -92,6 +93,11 @@ class Reference:
                 f"the student itself answers with NaN or infinity on {broken_N.sum()} of {len(self.images)} images",
                 mend="train it again with a lower learning rate",
             )
+
+    @cached_property
+    def macs(self) -> int | None:
+        """Return the student's multiply-accumulates for one image."""
+        return macs.count(self.exportable.module, self.exportable.input.size_px)
 
 
 def export(
@@ -223,6 +229,7 @@ def _record(
         not_executed=ran.not_executed,
         heads=further,
         flips=pictures,
+        macs=reference.macs,
     )
     write_record(folder / RECORD, artifact)
     return artifact

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekd.core import stats
+from edgekd.core.answers import answers_of
 from edgekd.core.errors import EvidenceError, IntegrityError
 from edgekd.core.predictions import read_right
 from edgekd.core.records import (
     CANDIDATE,
+    Answers,
     Artifact,
     Checkpoint,
     Comparison,
@@ -19,7 +21,7 @@ from edgekd.core.records import (
     Report,
     canonical_json,
 )
-from edgekd.core.store import CHECKPOINT, INT8, RunFolder, checked_file, read_record
+from edgekd.core.store import BASELINE, CHECKPOINT, INT8, RunFolder, checked_file, read_record
 
 CURVE_POINTS = 400
 
@@ -113,6 +115,26 @@ def read_measurements(run: RunFolder, artifacts: Sequence[Artifact], *, only_the
 def artifact_of(measurement: str) -> str:
     """Return the artifact's name in a measurement's file name, `<artifact>@<device>`."""
     return measurement.partition("@")[0]
+
+
+def answers(
+    run: RunFolder, student: Checkpoint, baseline: Checkpoint | None, artifacts: Sequence[Artifact]
+) -> tuple[Answers, ...]:
+    """Return what each model answered image by image, so that reports can be compared without their run folders."""
+    found = [answers_of("student", student.accuracy, folder=run.checkpoint().parent)]
+    found += [
+        answers_of(f"teacher:{teacher.name}", teacher.accuracy, folder=run.checkpoint().parent)
+        for teacher in student.teachers
+        if teacher.accuracy is not None
+    ]
+    if baseline is not None:
+        found.append(answers_of("undistilled", baseline.accuracy, folder=run.checkpoint(BASELINE).parent))
+    found += [
+        answers_of(artifact.name, artifact.accuracy, folder=run.artifact(artifact.name).parent)
+        for artifact in artifacts
+        if artifact.accuracy is not None
+    ]
+    return tuple(found)
 
 
 def compare_students(student: Student, baseline: Student, *, where: Path) -> Comparison:

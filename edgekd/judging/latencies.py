@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Times = np.ndarray[Any, np.dtype[np.int64]]
 
-OWN = ("p50", "p90", "p99")  # each worker's own, which comparisons go by
+OWN = ("p50", "p90", "p95", "p99")  # each worker's own, which comparisons go by
 
 
 def summarise(artifact: str, measurement: Measurement, table: "Table") -> LatencySummary:
@@ -57,6 +57,7 @@ def summarise(artifact: str, measurement: Measurement, table: "Table") -> Latenc
         rounds=tuple(worker.round for worker in workers),
         worker_p50_ms=_each(own, "p50"),
         worker_p90_ms=_each(own, "p90"),
+        worker_p95_ms=_each(own, "p95"),
         worker_p99_ms=_each(own, "p99"),
         p50_ms=shown.get("p50"),
         p90_ms=shown.get("p90"),

@@ -21,6 +21,7 @@ _SIZES = {
     "MiB": 2**20,
     "GiB": 2**30,
 }
+_COUNTS = {"k": 10**3, "M": 10**6, "G": 10**9}
 
 
 def milliseconds(text: str) -> Fraction:
@@ -34,6 +35,14 @@ def size_bytes(text: str) -> Fraction:
     allowed = "a size with its unit, such as 12MB or 800kB (powers of 1000), 12MiB or 800KiB (of 1024)"
     number, unit = _split(text, _SIZES, allowed)
     return number * _SIZES[unit]
+
+
+def count(text: str | int) -> Fraction:
+    """Return a count such as `3000000`, `300M` or `1.2G` as a number; raise `ValueError` saying what is allowed."""
+    if isinstance(text, int) and not isinstance(text, bool) and text > 0:
+        return Fraction(text)
+    number, unit = _split(text, _COUNTS, "a count above zero, such as 3000000, 300k, 300M or 1.2G")
+    return number * _COUNTS[unit]
 
 
 def share(text: str) -> Fraction:
@@ -79,7 +88,31 @@ def _above_zero(read: Callable[[str], Fraction]) -> Callable[[str], Fraction]:
     return check
 
 
-TimeText = Annotated[str, _checked(_above_zero(milliseconds)), Field(description="a time with its unit")]
-SizeText = Annotated[str, _checked(_above_zero(size_bytes)), Field(description="a size with its unit")]
-ShareText = Annotated[str, _checked(share), Field(description="a percentage")]
-OpenShareText = Annotated[str, _checked(open_share), Field(description="a percentage above 0% and below 100%")]
+def _positive_count(value: Any) -> Any:
+    if count(value) <= 0:
+        raise ValueError("expected a count above zero")
+    return value
+
+
+def _written(unit: str, example: str, number: str = r"\d{1,15}(\.\d{1,15})?") -> Any:
+    # What the published JSON Schema says; the sentences of the functions above are what a user sees.
+    return {"pattern": f"^{number} ?({unit})$", "examples": [example]}
+
+
+TimeText = Annotated[
+    str,
+    _checked(_above_zero(milliseconds)),
+    Field(description="a time with its unit", json_schema_extra=_written("|".join(_TIMES), "20ms")),
+]
+SizeText = Annotated[
+    str,
+    _checked(_above_zero(size_bytes)),
+    Field(description="a size with its unit", json_schema_extra=_written("|".join(_SIZES), "12MB")),
+]
+ShareText = Annotated[str, _checked(share), Field(description="a percentage", json_schema_extra=_written("%", "70%"))]
+OpenShareText = Annotated[
+    str,
+    _checked(open_share),
+    Field(description="a percentage above 0% and below 100%", json_schema_extra=_written("%", "99.5%")),
+]
+CountText = Annotated[str | int, BeforeValidator(_positive_count), Field(description="a count, such as 3000000 or 300M")]

@@ -16,7 +16,7 @@ PICTURES = {"pca": "PCA", "tsne": "t-SNE"}
 MISSING = "\N{EN DASH}"
 NO_BUDGETS = (
     "No budgets were given, so nothing was judged, and unknown is not passed. "
-    "Add limits to the recipe, for example budgets: [{use: accuracy, min: 70%}]"
+    "Add limits to the recipe, for example budgets: [{metric: accuracy.top1, min: 70%}]"
 )
 _SIZE_STEPS = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from edgekd.core import records, side_records, store
 from edgekd.core.errors import IntegrityError
 from edgekd.core.parts import PartRef
-from edgekd.core.records import Accuracy, Artifact, FileRef, Finding, MadeBy, Parity, Record, Verdict
+from edgekd.core.records import Accuracy, Artifact, FileRef, Finding, Fingerprint, MadeBy, Parity, Record, Verdict
 from edgekd.core.side_records import RECORDS
 
 TEXT = st.text(max_size=8)
@@ -56,6 +56,8 @@ def anything(annotation: Any) -> st.SearchStrategy[Any]:
 
 def of_kind(model: type[BaseModel]) -> st.SearchStrategy[Any]:
     fields = {name: anything(field.annotation) for name, field in model.model_fields.items()}
+    if model is Fingerprint:
+        return st.builds(Fingerprint.of, fields["fields"])
     if model is not Artifact:
         return st.builds(model, **fields)
     ran = {"parity": of_kind(Parity), "accuracy": of_kind(Accuracy), "not_executed": st.just("")}

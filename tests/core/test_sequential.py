@@ -154,7 +154,7 @@ def test_a_later_first_look_skips_the_earlier_ones() -> None:
         {"max_ratio": math.inf},
         {"min_effect": -0.1},
         {"fail_share": 0.0},
-        {"fail_share": 1.5},
+        {"fail_share": 50.0},
         {"unchanged": 0.0},
     ],
 )

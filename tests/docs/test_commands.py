@@ -14,6 +14,7 @@ import typer
 
 from edgekd.cli import app
 from edgekd.core import errors, parts
+from edgekd.core.evidence import Evidence
 from edgekd.core.records import Checkpoint, Report
 
 ROOT = Path(__file__).parents[2]
@@ -145,17 +146,17 @@ def test_the_part_that_contributing_shows_works(tmp_path: Path, monkeypatch: pyt
     (info / "entry_points.txt").write_text(f"[{group}]\n{name} = {value}\n")
     monkeypatch.syspath_prepend(str(tmp_path))
 
-    assert parts.help_line("budget", name) == "The student has at most `max` weights."
+    assert parts.help_line("budget", name) == "The student knows at most `max` classes."
     budget = parts.load("budget", name)(max=10)
-    for weights, outcome in [(10, "pass"), (11, "fail")]:
-        report = Report.model_construct(student=Checkpoint.model_construct(parameters=weights))
-        (finding,) = budget.check(report)  # type: ignore[attr-defined]
+    for count, outcome in [(10, "pass"), (11, "fail")]:
+        report = Report.model_construct(student=Checkpoint.model_construct(classes=("a",) * count))
+        (finding,) = budget.check(Evidence(report=report))  # type: ignore[attr-defined]
         assert (finding.budget, finding.outcome) == (name, outcome)
 
 
 def test_the_part_that_contributing_shows_is_in_our_style(tmp_path: Path) -> None:
     """ruff, as CI runs it, has nothing to say about it."""
-    file = tmp_path / "parameters.py"
+    file = tmp_path / "classes.py"
     file.write_text(blocks("CONTRIBUTING.md", "python")[0])
     for action in (["check"], ["format", "--check"]):
         command = [sys.executable, "-m", "ruff", *action, "--config", str(ROOT / "pyproject.toml"), "--no-cache", str(file)]

@@ -14,8 +14,9 @@ from edgekd.judging.stage import judge
 
 MADE_BY = MadeBy(version="1")
 BUDGETS = (
-    AccuracyLimit(min="60%", of="*-fp32", beat_baseline=True),
-    ParityLimit(min_agreement="99.9%", artifact="openvino-fp16"),
+    AccuracyLimit(min="60%", artifact="*-fp32"),
+    AccuracyLimit(min_gain={"to": "undistilled"}, of="student"),
+    ParityLimit(min_counted="99.9%", artifact="openvino-fp16"),
     Size(max="4MB", artifact="openvino-*"),
     Latency(max="2ms", artifact="o*-fp32"),
     Latency(max="5ms", artifact="tensorrt-fp16"),

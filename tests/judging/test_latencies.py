@@ -31,7 +31,11 @@ def test_a_summary_by_hand(reports: ModuleType) -> None:
     assert (found.curve_ms[0], found.curve_ms[50], found.curve_ms[100]) == (1.0, 100.0, 200.0)
     assert found.first_ms == (3.1, 3.1)
     assert (found.cpu_ms, found.peak_rss_bytes) == ((1.9, 1.9), (80_000_000,) * 2)
-    assert found.withheld == ("p99 needs 662 samples, there are 200", "p99.9 needs 6636 samples, there are 200")
+    assert found.withheld == (
+        "p99 needs 662 samples, there are 200",
+        "p99.9 needs 6636 samples, there are 200",
+        "p95 of each process needs 130 samples in every process, the smallest has 100",
+    )
     assert found.intervals_ms["p50"] == (50.0, 150.0), "of two workers drawn with replacement, both may be the same"
     assert found.bounds_ms.keys() == {"p50", "p90", "p95"}
     assert found.drift == pytest.approx(np.sqrt(10.5 / 90.5 * 110.5 / 190.5) - 1)

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from edgekd.core.contracts import Budget
 from edgekd.core.errors import IntegrityError
+from edgekd.core.evidence import Evidence
 from edgekd.core.records import Artifact, Finding, MadeBy, Report, Verdict
 from edgekd.judging import stage, wording
 from edgekd.judging.budgets.accuracy import AccuracyLimit
@@ -21,8 +22,9 @@ from edgekd.judging.formats.markdown import Markdown
 
 WHY = "there is no NVIDIA driver here. On the target: run `edgekd export RUN`"
 BUDGETS = (
-    AccuracyLimit(min="1%", of="tensorrt-*"),
-    ParityLimit(min_agreement="1%", max_abs=100.0, artifact="tensorrt-*"),
+    AccuracyLimit(min="1%", artifact="tensorrt-*"),
+    ParityLimit(min_counted="1%", artifact="tensorrt-*"),
+    ParityLimit(metric="parity.max_abs", max=100.0, artifact="tensorrt-*"),
     Size(max="900MB", artifact="tensorrt-*"),
     Latency(max="900s", artifact="tensorrt-*"),
 )
@@ -32,7 +34,7 @@ MADE_BY = MadeBy(version="9.9.9")
 class Content(Budget):
     """Passes whatever it sees."""
 
-    def check(self, report: Report) -> tuple[Finding, ...]:
+    def check(self, evidence: Evidence) -> tuple[Finding, ...]:
         """Return one finding that passes."""
         said = {
             "budget": "content",
@@ -66,7 +68,7 @@ def wholly(report: Report) -> Report:
 @pytest.mark.parametrize("budget", BUDGETS, ids=lambda budget: budget.ref().use)
 def test_no_budget_passes_what_did_not_run(partly: Report, budget: Budget) -> None:
     """Limits that anything would keep: inconclusive all the same, with the reason; size too, the engine is not built."""
-    findings = budget.check(partly)
+    findings = budget.check(Evidence(report=partly))
     assert {finding.outcome for finding in findings} == {"inconclusive"}
     assert all(finding.value is None and WHY in finding.because for finding in findings)
 
@@ -85,10 +87,10 @@ def test_what_failed_still_fails(partly: Report) -> None:
     assert stage.judge(partly, (Size(max="1B"),), MADE_BY).exit_code == 1
 
 
-@pytest.mark.parametrize("of", ["all", "*"])
-def test_accuracy_of_all_counts_it(wholly: Report, of: str) -> None:
-    """`of: all` does not fall back to the student's own accuracy."""
-    (finding,) = AccuracyLimit(min="1%", of=of).check(wholly)
+@pytest.mark.parametrize("of", ["artifacts", None])
+def test_accuracy_of_all_counts_it(wholly: Report, of: str | None) -> None:
+    """Artifacts do not fall back to the student's own accuracy."""
+    (finding,) = AccuracyLimit(min="1%", of=of).check(Evidence(report=wholly))
     assert (finding.subject, finding.outcome) == ("tensorrt-fp32", "inconclusive")
 
 
@@ -137,7 +139,7 @@ def test_a_run_with_it_is_read_and_judged(run: ModuleType) -> None:
     """From the files on disk to the verdict, without predictions of its own."""
     run.write_artifact("tensorrt", parity=None, accuracy=None, not_executed=WHY)
     judged = stage.make_report(recipe_name="r", run=run.folder, artifacts=None, made_by=MADE_BY)
-    verdict: Verdict = stage.judge(judged, (ParityLimit(min_agreement="90%"),), MADE_BY)
+    verdict: Verdict = stage.judge(judged, (ParityLimit(min_counted="90%"),), MADE_BY)
     assert verdict.exit_code == 3
     outcomes = {finding.subject: finding.outcome for finding in verdict.findings if finding.budget == "parity"}
     assert outcomes == {"onnxruntime-fp32": "pass", "tensorrt-fp32": "inconclusive"}

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 BUDGETS = (
-    AccuracyLimit(min="60%", beat_baseline=True),
-    ParityLimit(min_agreement="99.9%", max_abs=0.01),
+    AccuracyLimit(min="60%"),
+    AccuracyLimit(min_gain={"to": "undistilled"}, of="student"),
+    ParityLimit(min_counted="99.9%"),
+    ParityLimit(metric="parity.max_abs", max=0.01),
     Size(max="4MB"),
     Latency(max="0.93ms", artifact="openvino-fp32"),
 )

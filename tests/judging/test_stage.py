@@ -12,6 +12,7 @@ import pytest
 
 from edgekd.core.contracts import Budget, Format
 from edgekd.core.errors import EvidenceError, MachineError, UsageError
+from edgekd.core.evidence import Evidence
 from edgekd.core.records import Finding, MadeBy, Outcome, Report, Verdict
 from edgekd.core.store import RunFolder
 from edgekd.judging.budgets.accuracy import AccuracyLimit
@@ -25,7 +26,13 @@ from edgekd.judging.formats.markdown import Markdown
 from edgekd.judging.stage import judge, write
 
 MADE_BY = MadeBy(version="9.9.9", command="edgekd gate", git="abc", at="2026-01-01T00:00:00Z")
-BUDGETS = (AccuracyLimit(min="60%", beat_baseline=True), ParityLimit(min_agreement="99%"), Size(max="7MB"), Latency(max="10ms"))
+BUDGETS = (
+    AccuracyLimit(min="60%"),
+    AccuracyLimit(min_gain={"to": "undistilled"}, of="student"),
+    ParityLimit(min_counted="99%"),
+    Size(max="7MB"),
+    Latency(max="10ms"),
+)
 
 
 class Says(Budget):
@@ -33,7 +40,7 @@ class Says(Budget):
 
     outcomes: tuple[Outcome, ...]
 
-    def check(self, report: Report) -> tuple[Finding, ...]:
+    def check(self, evidence: Evidence) -> tuple[Finding, ...]:
         """Return one finding per outcome."""
         return tuple(
             Finding(budget="b", subject="s", value=1, limit=2, bound="at most", unit="ms", outcome=o, because="Because.")

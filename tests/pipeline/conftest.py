@@ -30,8 +30,8 @@ export:
   - {use: onnxruntime, precision: fp32}
 bench: {profile: quick, rounds: 1, warmup: 2, iterations: 12, images: 4}
 budgets:
-  - {use: size, max: 9MB}
-  - {use: parity, min_agreement: 90%}
+  - {metric: size.bytes, max: 9MB}
+  - {metric: parity.top1_agreement, min_counted: 90%}
 quick:
   train: {duration: {images: 16}}
 """

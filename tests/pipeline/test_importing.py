@@ -76,7 +76,9 @@ def test_a_foreign_model_goes_the_whole_way(model: Path, edgekd: Call, tmp_path:
     assert edgekd("bench", run)[0] == 0
     assert edgekd("report", run)[0] == 0
     assert "foreign" in (run / "report.html").read_text()
-    (tmp_path / "budgets.yaml").write_text("budgets: [{use: size, max: 1MB}, {use: parity, min_agreement: 70%}]\n")
+    (tmp_path / "budgets.yaml").write_text(
+        "version: 1\nbudgets: [{metric: size.bytes, max: 1MB}, {metric: parity.top1_agreement, min_counted: 70%}]\n"
+    )
     assert edgekd("gate", run, "--budgets", tmp_path / "budgets.yaml")[0] == 0
     assert edgekd("verify", run)[0] == 0
 

@@ -116,7 +116,7 @@ def test_a_failing_peer_fails_the_run(together: Path, edgekd: Call) -> None:
     run = RunFolder(together / "run")
     sizes = [read_record(Artifact, f.artifact("onnxruntime-fp32")).size_bytes for f in (run, run.peer("wide"))]
     budgets = together / "budgets.yaml"
-    budgets.write_text(f"budgets: [{{use: size, max: {(sizes[0] + sizes[1]) // 2000}kB}}]\n")
+    budgets.write_text(f"version: 1\nbudgets: [{{metric: size.bytes, max: {(sizes[0] + sizes[1]) // 2000}kB}}]\n")
     code, _, _ = edgekd("gate", run.root, "--budgets", budgets)
     verdicts = [read_record(Verdict, folder.verdict) for folder in (run, run.peer("wide"))]
     assert code == 1

@@ -106,7 +106,10 @@ def test_changed_images_redo_everything(finished: Path, edgekd: Call) -> None:
 
 def test_what_the_recipe_no_longer_names_is_removed(finished: Path, edgekd: Call) -> None:
     """A report never mixes the artifacts of two recipes."""
-    exports, parity = "export:\n  - {use: onnxruntime, precision: fp32}\n", "  - {use: parity, min_agreement: 90%}\n"
+    exports, parity = (
+        "export:\n  - {use: onnxruntime, precision: fp32}\n",
+        "  - {metric: parity.top1_agreement, min_counted: 90%}\n",
+    )
     recipe = (finished / "recipe.yaml").read_text().replace(exports, "export: []\n").replace(parity, "")
     (finished / "recipe.yaml").write_text(recipe)
     code, out, err = edgekd("run", finished / "recipe.yaml", "--out", finished / "run")
@@ -192,7 +195,7 @@ def test_export_says_what_its_parity_proves_and_where_it_departs(finished: Path,
 def test_gate_by_another_file_of_budgets(finished: Path, edgekd: Call) -> None:
     """An impossible size fails with exit code 1, and the same records judged twice give the same bytes."""
     budgets = finished / "strict.yaml"
-    budgets.write_text("budgets:\n  - {use: size, max: 10kB}\n")
+    budgets.write_text("version: 1\nbudgets:\n  - {metric: size.bytes, max: 10kB}\n")
     verdict = finished / "run/verdict.json"
     assert edgekd("gate", finished / "run", "--budgets", budgets)[0] == 1
     first = verdict.read_bytes()

@@ -148,7 +148,7 @@ class Artifact(Record):
 
     Where it was made for another machine and has not run yet, `not_executed` says why and how to run it there; parity and
     accuracy are then None, and no budget that asks for them passes. `flips` is a file of small pictures of the worst images
-    that it answers differently.
+    that it answers differently; `macs` are the student's multiply-accumulates for one image.
     """
 
     kind: ClassVar[str] = "artifact"
@@ -169,6 +169,7 @@ class Artifact(Record):
     licences: dict[str, str] = Field(default={})
     quantisation: Quantisation | None = None
     not_executed: str = ""
+    macs: int | None = None
     heads: tuple[HeadFacts, ...] = ()
     flips: FileRef | None = None
 
@@ -192,4 +193,6 @@ class Artifact(Record):
         for name in ("not_executed", "heads", "flips"):
             if not getattr(self, name):
                 facts.pop(name, None)
+        if self.macs is None:
+            facts.pop("macs", None)
         return facts

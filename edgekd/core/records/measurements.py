@@ -189,6 +189,7 @@ class LatencySummary(Fact):
     rounds: tuple[int, ...]
     worker_p50_ms: tuple[float, ...]
     worker_p90_ms: tuple[float, ...]
+    worker_p95_ms: tuple[float, ...] = ()
     worker_p99_ms: tuple[float, ...]
     p50_ms: float | None
     p90_ms: float | None

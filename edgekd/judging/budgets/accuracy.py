@@ -1,124 +1,161 @@
-"""How often the first answer must be right, as far as the number of images can prove it."""
+"""How often a model must be right, and what it may lose, as far as the number of images can prove it."""
 
-from typing import Self
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from edgekd.core import stats
-from edgekd.core.contracts import Budget
-from edgekd.core.records import Accuracy, Artifact, Finding, Outcome, Report
-from edgekd.judging import units, wording
-from edgekd.judging.budgets._subjects import matching, none_matching, not_executed
+from edgekd.core.evidence import Evidence
+from edgekd.core.plan import Section
+from edgekd.core.records import Finding, Report
+from edgekd.judging import units
+from edgekd.judging.budgets import _floors, _losses, _paired, _per_class
+from edgekd.judging.budgets._answers import Model, accuracy_of, baseline_of, foreign_data, model_of
+from edgekd.judging.budgets._subjects import Alpha, OfArtifacts, Said, exactly_one, not_executed
 
-ALPHA = 0.05
+Metric = Literal["accuracy.top1", "accuracy.top5", "accuracy.per_class", "accuracy.brier", "accuracy.nll", "accuracy.ece"]
+_WORDS = {"top1": "top-1", "top5": "top-5", "per_class": "top-1 of each class", "brier": "Brier", "nll": "NLL", "ece": "ECE"}
+_BOUNDS = ("min", "max", "max_drop", "max_rise", "min_gain")
+_ALLOWED = {
+    "top1": ("min", "max_drop", "min_gain"),
+    "top5": ("min", "max_drop", "min_gain"),
+    "per_class": ("max_drop",),
+    "brier": ("max", "max_rise"),
+    "nll": ("max", "max_rise"),
+    "ece": ("max",),
+}
 
 
-class AccuracyLimit(Budget):
-    """Top-1 is at least `min` (70%) by its Wilson 95 % interval, or the student beats its baseline.
+class Drop(Section):
+    """At most so many percentage points less than the other has on the same images."""
 
-    `of` says whose: `student` (in torch), an artifact's name or a shell pattern of names, or `all` (every artifact through its
-    runtime; the student if nothing was exported). `beat_baseline: true` asks that the student be better than the baseline on
-    the same images by the exact one-sided McNemar test at 5 %.
+    to: Literal["baseline", "teacher", "undistilled"]
+    points: Annotated[float, Field(gt=0, lt=100)]
+
+
+class Gain(Section):
+    """More than the other has on the same images, by at least so many percentage points; with 0, better at all."""
+
+    to: Literal["baseline", "teacher", "undistilled"]
+    points: Annotated[float, Field(ge=0, lt=100)] = 0.0
+
+
+class Rise(Section):
+    """A loss at most so much larger than the other's on the same images."""
+
+    to: Literal["baseline", "teacher", "undistilled"]
+    value: Annotated[float, Field(gt=0)]
+
+
+class AccuracyLimit(OfArtifacts):
+    """Right answers: at least `min` (70%), or compared image by image with a baseline, a teacher or the undistilled student.
+
+    top1 and top5: `min` by Wilson's bound, `max_drop: {to: baseline, points: 0.5}` as non-inferiority by the interval of
+    Agresti and Min, `min_gain: {to: undistilled}` as being better (exact McNemar). per_class: `max_drop` for every class.
+    brier and nll: `max`, or `max_rise: {to: baseline, value: 0.01}` by paired t. ece: `max`, advisory below 10,000 images.
+    `of` is `artifacts` (each through its runtime) or `student` (in torch); by default the artifacts, if there are any. `data`
+    pins the digest of the images (sha256:...). Bounds are one-sided with error `alpha`.
     """
 
+    metrics: ClassVar[tuple[str, ...]] = tuple(f"accuracy.{name}" for name in _WORDS)
+    metric: Metric = "accuracy.top1"
     min: units.OpenShareText | None = None
-    of: str = "all"
-    beat_baseline: bool = False
+    max: Annotated[float, Field(gt=0)] | units.OpenShareText | None = None
+    max_drop: Drop | None = None
+    max_rise: Rise | None = None
+    min_gain: Gain | None = None
+    of: Literal["artifacts", "student"] | None = None
+    data: Annotated[str, Field(pattern=r"^(sha256:)?[0-9a-f]{8,64}$")] | None = None
+    alpha: Alpha = 0.01
 
     @model_validator(mode="after")
-    def _asks_something(self) -> Self:
-        if self.min is None and not self.beat_baseline:
-            raise ValueError("give `min: 70%`, or `beat_baseline: true`, or both")
+    def _one_claim_of_this_metric(self) -> "AccuracyLimit":
+        allowed = _ALLOWED[self._name]
+        wrong = [bound for bound in _BOUNDS if getattr(self, bound) is not None and bound not in allowed]
+        if wrong:
+            raise ValueError(f"{self.metric} has no `{wrong[0]}`; it takes {' or '.join(f'`{bound}`' for bound in allowed)}")
+        exactly_one(self, *allowed)
+        if self._name == "ece" and not isinstance(self.max, str):
+            raise ValueError("`max` of accuracy.ece is a percentage, such as 5%")
+        if self._name in ("brier", "nll") and isinstance(self.max, str):
+            raise ValueError(f"`max` of {self.metric} is a number, such as 0.3")
         return self
 
-    def check(self, report: Report) -> tuple[Finding, ...]:
-        """Return one finding per model for `min` and one for `beat_baseline`."""
-        found: tuple[Finding, ...] = ()
-        if self.min is not None:
-            found += self._floors(report, self.min)
-        if self.beat_baseline:
-            found += (_against_baseline(report),)
-        return found
-
-    def _floors(self, report: Report, limit: str) -> tuple[Finding, ...]:
-        if self.of == "student" or (self.of == "all" and not report.artifacts):
-            return (_judged("student", report.student.accuracy, limit),)
-        artifacts = matching(report, "*" if self.of == "all" else self.of)
+    def check(self, evidence: Evidence) -> tuple[Finding, ...]:
+        """Return one finding per model."""
+        report = evidence.report
+        if self.of == "student" or (self.of is None and not report.artifacts):
+            return (self._of("student", evidence),)
+        artifacts = self.artifacts(report)
         if not artifacts:
-            return (_floor(self.of, None, limit, "inconclusive", none_matching(report, self.of)),)
-        return tuple(_judged_artifact(artifact, limit) for artifact in artifacts)
+            return (self._said().unknown(self.subject(), self.none_matching(report)),)
+        return tuple(
+            self._said().unknown(one.name, not_executed(one)) if one.accuracy is None else self._of(one.name, evidence)
+            for one in artifacts
+        )
+
+    @property
+    def _name(self) -> str:
+        return self.metric.partition(".")[2]
+
+    def _said(self) -> Said:
+        words, against = _WORDS[self._name], self.max_drop or self.max_rise or self.min_gain
+        if against is not None:
+            limit = (
+                -against.points if isinstance(against, Drop) else against.points if isinstance(against, Gain) else against.value
+            )
+            return Said(
+                budget=f"{words} against the {_OTHERS[against.to]}",
+                limit=limit,
+                bound="at most" if isinstance(against, Rise) else "at least",
+                unit="" if isinstance(against, Rise) else "points",
+                against=against.to,
+                alpha=self.alpha,
+            )
+        if self.min is not None:
+            limit = float(100 * units.open_share(self.min))
+            return Said(budget=words, limit=limit, bound="at least", unit="%", alpha=self.alpha)
+        if isinstance(self.max, str):
+            return Said(budget=words, limit=float(100 * units.open_share(self.max)), unit="%", alpha=self.alpha)
+        assert self.max is not None
+        return Said(budget=words, limit=self.max, alpha=self.alpha)
+
+    def _of(self, subject: str, evidence: Evidence) -> Finding:
+        said = self._said()
+        refused = self._other_images(evidence.report)
+        if refused:
+            return said.unknown(subject, refused)
+        accuracy = accuracy_of(evidence.report, subject)
+        if self.min is not None and accuracy is not None:
+            return _floors.of(said, subject, accuracy, self._name, written=self.min)
+        model = model_of(evidence.report, subject)
+        if isinstance(model, str):
+            return said.unknown(subject, model, needs="edgekd report RUN, or edgekd export RUN for older predictions")
+        against = self.max_drop or self.max_rise or self.min_gain
+        if against is None:
+            return _losses.ece(said, model) if self._name == "ece" else _losses.absolute(said, model, self._name)
+        other = self._other(against.to, subject, evidence)
+        if isinstance(other, str):
+            return said.unknown(subject, other, needs="--baseline RUN" if against.to == "baseline" else "")
+        if isinstance(against, Rise):
+            return _losses.paired(said, model, other, self._name)
+        if self._name == "per_class":
+            return _per_class.judged(said, model, other)
+        return _paired.judged(said, model, other, self._name, gain=isinstance(against, Gain))
+
+    def _other_images(self, report: Report) -> str:
+        digest = report.student.data.digest
+        if self.data is None or digest.startswith(self.data.removeprefix("sha256:")):
+            return ""
+        return f"The images are others than the budget is about: sha256:{digest[:8]}, and {self.data} is asked."
+
+    def _other(self, to: str, subject: str, evidence: Evidence) -> Model | str:
+        if to == "undistilled":
+            if evidence.report.baseline is None:
+                return "The student was not trained without its teacher; give the recipe a baseline and run edgekd distill."
+            return model_of(evidence.report, "undistilled")
+        if to == "teacher":
+            return model_of(evidence.report, "teacher")
+        return foreign_data(evidence) or baseline_of(evidence, subject)
 
 
-def _judged_artifact(artifact: Artifact, limit: str) -> Finding:
-    if artifact.accuracy is None:
-        return _floor(artifact.name, None, limit, "inconclusive", not_executed(artifact))
-    return _judged(artifact.name, artifact.accuracy, limit)
-
-
-def _judged(name: str, accuracy: Accuracy, limit: str) -> Finding:
-    if accuracy.images == 0:
-        return _floor(name, None, limit, "inconclusive", f"{name} was tried on no images.")
-    needed = units.open_share(limit)
-    interval = stats.wilson(accuracy.top1_correct, accuracy.images)
-    said = (
-        f"{name} is right on {accuracy.top1_correct:,} of {accuracy.images:,} images: "
-        f"{wording.share_interval(interval)} at 95 % confidence"
-    )
-    if interval.low >= needed:
-        outcome: Outcome = "pass"
-        said += f"; even the lower end reaches {limit}."
-    elif interval.high < needed:
-        outcome = "fail"
-        said += f"; even the upper end is below {limit}."
-    else:
-        outcome = "inconclusive"
-        images = stats.trials_to_decide(interval.value, float(needed))
-        decides = f"at this rate {images:,} images would decide it" if images else "at exactly this rate no number decides it"
-        said += f", which contains {limit}; {decides}."
-    return _floor(name, 100 * interval.value, limit, outcome, said)
-
-
-def _floor(subject: str, value: float | None, limit: str, outcome: Outcome, because: str) -> Finding:
-    return Finding(
-        budget="accuracy",
-        subject=subject,
-        value=value,
-        limit=float(100 * units.open_share(limit)),
-        bound="at least",
-        unit="%",
-        outcome=outcome,
-        because=because,
-    )
-
-
-def _against_baseline(report: Report) -> Finding:
-    comparison = report.comparison
-    if comparison is None:
-        because = "There is no baseline to compare with; give the recipe a baseline and run edgekd distill."
-        return _gain(None, "inconclusive", because)
-    better, worse = comparison.only_student_right, comparison.only_baseline_right
-    p_better = stats.mcnemar(better, worse, alternative="greater")
-    p_worse = stats.mcnemar(worse, better, alternative="greater")
-    said = (
-        f"{wording.points_interval(comparison.difference)} on {comparison.images:,} images: {better:,} are right with the "
-        f"student only, {worse:,} with the baseline only; exact one-sided McNemar "
-    )
-    value = 100 * comparison.difference.value
-    if p_better < ALPHA:
-        return _gain(value, "pass", f"{said}p = {p_better:.2g}, below {ALPHA}: the student is better.")
-    if p_worse < ALPHA:
-        return _gain(value, "fail", f"{said}p = {p_worse:.2g} the other way, below {ALPHA}: the baseline is better.")
-    return _gain(value, "inconclusive", f"{said}p = {p_better:.2g}, not below {ALPHA}: this could be chance.")
-
-
-def _gain(value: float | None, outcome: Outcome, because: str) -> Finding:
-    return Finding(
-        budget="accuracy over baseline",
-        subject="student",
-        value=value,
-        limit=0.0,
-        bound="at least",
-        unit="points",
-        outcome=outcome,
-        because=because,
-    )
+_OTHERS = {"baseline": "baseline", "teacher": "teacher", "undistilled": "undistilled student"}

@@ -1,95 +1,65 @@
 """How long one query may take. The replicate is the process, not the iteration."""
 
-from fnmatch import fnmatchcase
-from typing import Literal
+from collections.abc import Callable
+from typing import ClassVar, Literal
 
-from edgekd.core.contracts import Budget
-from edgekd.core.records import Artifact, Finding, LatencySummary, Outcome, Report
-from edgekd.core.stats import FLOORS
-from edgekd.judging import units, wording
-from edgekd.judging.budgets._subjects import matching, none_matching, not_executed
+from pydantic import model_validator
+
+from edgekd.core.records import LatencySummary
+from edgekd.judging import units
+from edgekd.judging.budgets._deciding import Quantity
+from edgekd.judging.budgets._processes import ProcessLimit
+from edgekd.judging.budgets._subjects import exactly_one
+
+Metric = Literal[
+    "latency.p50", "latency.p90", "latency.p95", "latency.p99", "latency.e2e.p50", "latency.first_infer", "latency.load"
+]
+
+_Point = Callable[[LatencySummary], float | None]
+_Own = Callable[[LatencySummary], tuple[float, ...]]
 
 
-class Latency(Budget):
-    """A query takes at most `max` (20ms, 800us, 1.5s) at the p50 or p90 of every measured process.
+def _middle(values: tuple[float, ...]) -> float | None:
+    ordered = sorted(values)
+    return ordered[len(ordered) // 2] if ordered else None
 
-    All processes within the limit pass, all above it fail, and a limit that they straddle is inconclusive, as is a measurement
-    that cannot be trusted or has too few samples. If it is only unsteady, by a factor that the protocol states, a limit further
-    away than that factor is decided all the same. `artifact` and `device` are names or shell patterns.
+
+_QUANTITIES: dict[str, tuple[str, _Point, _Own]] = {
+    "latency.p50": ("latency p50", lambda one: one.p50_ms, lambda one: one.worker_p50_ms),
+    "latency.p90": ("latency p90", lambda one: one.p90_ms, lambda one: one.worker_p90_ms),
+    "latency.p95": ("latency p95", lambda one: one.p95_ms, lambda one: one.worker_p95_ms),
+    "latency.p99": ("latency p99", lambda one: one.p99_ms, lambda one: one.worker_p99_ms),
+    "latency.e2e.p50": (
+        "latency from photograph to classes, p50",
+        lambda one: one.whole.e2e_p50_ms if one.whole else None,
+        lambda one: one.whole.worker_e2e_p50_ms if one.whole else (),
+    ),
+    "latency.first_infer": ("first inference", lambda one: _middle(one.first_ms), lambda one: one.first_ms),
+    "latency.load": ("loading", lambda one: _middle(one.load_ms), lambda one: one.load_ms),
+}
+
+
+class Latency(ProcessLimit):
+    """A query takes at most `max` (20ms), or `max_ratio` times the baseline's or the reference's.
+
+    p50, p90, p95 and p99 of a query, p50 of the way from photograph to classes (e2e), first inference, and loading. Bounds are
+    one-sided with error `alpha`; where several of these budgets are judged at once, their fails share that error (Holm).
     """
 
-    max: units.TimeText
-    percentile: Literal["p50", "p90"] = "p50"
-    artifact: str = "*"
-    device: str = "*"
+    metrics: ClassVar[tuple[str, ...]] = tuple(_QUANTITIES)
+    metric: Metric = "latency.p50"
+    max: units.TimeText | None = None
 
-    def check(self, report: Report) -> tuple[Finding, ...]:
-        """Return one finding per artifact and device."""
-        artifacts = matching(report, self.artifact)
-        if not artifacts:
-            return (self._finding(self.artifact, None, "inconclusive", none_matching(report, self.artifact)),)
-        found: list[Finding] = []
-        for artifact in artifacts:
-            summaries = [
-                summary
-                for summary in wording.candidates(report)
-                if summary.artifact == artifact.name and fnmatchcase(summary.device.name, self.device)
-            ]
-            found += [self._of(summary) for summary in summaries] or [self._unmeasured(artifact)]
-        return tuple(found)
+    @model_validator(mode="after")
+    def _one_claim(self) -> "Latency":
+        exactly_one(self, "max", "max_ratio")
+        return self
 
-    def _of(self, summary: LatencySummary) -> Finding:
-        subject = f"{summary.artifact}@{summary.device.name}"
-        value, own_ms = (
-            (summary.p50_ms, summary.worker_p50_ms) if self.percentile == "p50" else (summary.p90_ms, summary.worker_p90_ms)
-        )
-        reasons = "; ".join(summary.untrusted_because) or "no reason was given"
-        blur = 1.0 if summary.trusted else summary.blur
-        if blur is None:
-            return self._finding(subject, value, "inconclusive", f"The measurement cannot be trusted: {reasons}.")
-        if value is None or not own_ms:
-            because = (
-                f"There are too few samples for {self.percentile}, which needs {FLOORS[int(self.percentile[1:])]} in each "
-                f"process: {'; '.join(summary.withheld)}."
-            )
-            return self._finding(subject, value, "inconclusive", because)
-        outcome, side = self._decide(own_ms, blur)
-        spread = f"{wording.milliseconds(min(own_ms))} to {wording.milliseconds(max(own_ms))}"
-        because = (
-            f"{self.percentile} is {wording.milliseconds(value)} over {summary.samples:,} samples (batch {summary.batch}, "
-            f"{wording.counted(summary.threads, 'thread')}); {side} of {self.max}: {spread} over "
-            f"{wording.counted(len(own_ms), 'process', 'processes')}."
-        )
-        if not summary.trusted:
-            because += f" The measurement is unsteady, by a factor of {blur:.2f}, which was allowed for: {reasons}."
-        return self._finding(subject, value, outcome, because)
+    def quantity(self) -> Quantity:
+        """Return the figure that the metric names."""
+        words, point, own = _QUANTITIES[self.metric]
+        return Quantity(words=words, unit="ms", point=point, own=own, tail=self.metric.endswith("p99"))
 
-    def _decide(self, own_ms: tuple[float, ...], blur: float) -> tuple[Outcome, str]:
-        limit = float(units.milliseconds(self.max))
-        within = sum(value * blur <= limit for value in own_ms)
-        above = sum(value / blur > limit for value in own_ms)
-        if within == len(own_ms):
-            return "pass", "every process stays within the limit"
-        if above == len(own_ms):
-            return "fail", "every process exceeds the limit"
-        between = len(own_ms) - within - above
-        unclear = f", {between} too close to it to tell" if between else ""
-        return "inconclusive", f"{within} of {len(own_ms)} processes within and {above} above the limit{unclear}"
-
-    def _unmeasured(self, artifact: Artifact) -> Finding:
-        on = "" if self.device == "*" else f" on a device called {self.device!r}"
-        unmeasured = f"{artifact.name} was not measured{on}; run edgekd bench."
-        because = not_executed(artifact) if artifact.not_executed else unmeasured
-        return self._finding(f"{artifact.name}@{self.device}", None, "inconclusive", because)
-
-    def _finding(self, subject: str, value: float | None, outcome: Outcome, because: str) -> Finding:
-        return Finding(
-            budget=f"latency {self.percentile}",
-            subject=subject,
-            value=value,
-            limit=float(units.milliseconds(self.max)),
-            bound="at most",
-            unit="ms",
-            outcome=outcome,
-            because=because,
-        )
+    def limit(self) -> tuple[float, str] | None:
+        """Return the limit in ms, and as it was written."""
+        return None if self.max is None else (float(units.milliseconds(self.max)), self.max)
