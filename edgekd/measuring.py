@@ -55,7 +55,7 @@ def _session(
     out, name = work.folder.root / "measurements", device.known_as()
     arms = {f"{one.arm.artifact} {one.arm.arm}": one.digest for one in subjects}
     asked = bench.model_copy(update={"devices": (), "against": None})
-    comparisons = comparisons or _as_slow_as_before(subjects)
+    comparisons = comparisons or _asked_by_budgets(work, subjects) or _as_slow_as_before(subjects)
     questions = [[str(one.a), str(one.b), one.max_ratio, one.min_effect] for one in comparisons]
     common = {"settings": digest_of_section(device.identity(), asked, questions), "arms": digest_of(arms)}
     from_ = {one.arm: common | {"artifact": one.digest} for one in subjects}
@@ -82,6 +82,15 @@ def _session(
         console=work.console,
         comparisons=comparisons,
     )
+
+
+def _asked_by_budgets(work: Work, subjects: Sequence[Subject]) -> tuple[Pairing, ...]:
+    """Return what the recipe's budgets compare, of what is measured here."""
+    arms = {one.arm for one in subjects}
+    names = dict.fromkeys(arm.artifact for arm in sorted(arms, key=str) if arm.arm == CANDIDATE)
+    artifacts = [read_record(Artifact, work.folder.artifact(name)) for name in names]
+    asked = (pair for check in work.loaded.budgets.checks for pair in check.budget.pairings(artifacts))
+    return tuple(dict.fromkeys(pair for pair in asked if {pair.a, pair.b} <= arms))
 
 
 def _as_slow_as_before(subjects: Sequence[Subject]) -> tuple[Pairing, ...]:

@@ -4,7 +4,7 @@ import datetime
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +63,7 @@ class Work:
     console: Console
     done_anew: bool = False
     images_of: "Work | None" = None
+    peer: str = ""
 
     def __post_init__(self) -> None:
         self.made_by = made_by(self.command)
@@ -94,7 +95,7 @@ class Work:
     def peers(self) -> "dict[str, Work]":
         """Return work on the students that learn with this one, each in a run folder of its own below this one."""
         names = [path.parent.name for path in sorted((self.folder.root / PEERS).glob(f"*/{MARKER}"))]
-        return {name: self.beside(self.loaded.of_peer(name), self.folder.peer(name)) for name in names}
+        return {name: replace(self.beside(self.loaded.of_peer(name), self.folder.peer(name)), peer=name) for name in names}
 
     @property
     def everyone(self) -> "tuple[Work, ...]":
@@ -240,7 +241,7 @@ class Work:
             if start_folder is None and self.recipe.start is not None and self.recipe.start.head == "fresh":
                 from_["head"] = digest_of_section("fresh")
         return Job(
-            name="student" if name == CHECKPOINT else name,
+            name="student" if name == CHECKPOINT else f"{self.peer} {name}".strip(),
             source=source,
             student=student,
             teachers=teachers,
@@ -293,6 +294,8 @@ class Work:
         """Export what is not exported yet; remove artifacts that the recipe does not name any more."""
         from edgekd.exporting import stage
 
+        if self.peer:
+            self.console.say(f"peer {self.peer}:")
         source, references = self.source, dict[str, "stage.Reference"]()
         threads = (self.recipe.bench.threads if self.recipe.bench else None) or usable_cores()
         made = []

@@ -15,6 +15,7 @@ from edgekd.core.errors import UsageError
 from edgekd.core.evidence import Evidence
 from edgekd.core.parts import Part
 from edgekd.core.records import (
+    Artifact,
     DataFacts,
     DeviceFacts,
     Finding,
@@ -511,6 +512,10 @@ class Budget(Part):
     def check(self, evidence: Evidence) -> tuple[Finding, ...]:
         """Return at least one finding; missing evidence is `inconclusive`, never `pass`."""
         raise NotImplementedError
+
+    def pairings(self, artifacts: Sequence[Artifact]) -> tuple[Pairing, ...]:  # noqa: ARG002 - for those that compare
+        """Return what a session that measures these artifacts must decide for this budget before it may stop."""
+        return ()
 
 
 class Format(Part):

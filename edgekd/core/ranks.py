@@ -15,13 +15,7 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> tuple[float, flo
 
     Raises `ValueError` unless both have the same length of at least 2.
     """
-    from scipy.stats import kendalltau, spearmanr  # type: ignore[import-untyped]
-
-    if len(x) != len(y) or len(x) < 2:
-        raise ValueError(f"a rank correlation needs pairs, at least two: {len(x)} and {len(y)} numbers")
-    if len(set(x)) == 1 or len(set(y)) == 1:
-        return math.nan, math.nan
-    return float(spearmanr(x, y).statistic), float(kendalltau(x, y).statistic)
+    return spearman(x, y), kendall(x, y)
 
 
 def partial_rank_correlation(x: Sequence[float], y: Sequence[float], given: Sequence[float]) -> float:
@@ -29,7 +23,7 @@ def partial_rank_correlation(x: Sequence[float], y: Sequence[float], given: Sequ
 
     It is Pearson's partial correlation of the ranks, (r_xy - r_xz r_yz) / sqrt((1 - r_xz^2)(1 - r_yz^2)).
     """
-    xy, xz, yz = (rank_correlation(a, b)[0] for a, b in ((x, y), (x, given), (y, given)))
+    xy, xz, yz = (spearman(a, b) for a, b in ((x, y), (x, given), (y, given)))
     left = (1 - xz**2) * (1 - yz**2)
     return (xy - xz * yz) / math.sqrt(left) if left > 1e-12 else math.nan
 
@@ -52,10 +46,24 @@ def with_interval(statistic: Callable[..., float], *columns: Sequence[float], se
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float:
-    """Return Spearman's rho alone."""
-    return rank_correlation(x, y)[0]
+    """Return Spearman's rho alone: Pearson's correlation of the ranks, ties sharing theirs."""
+    import numpy as np
+    from scipy.stats import rankdata  # type: ignore[import-untyped]
+
+    if not _varies(x, y):
+        return math.nan
+    a, b = (rankdata(column) - (len(column) + 1) / 2 for column in (x, y))
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
 
 
 def kendall(x: Sequence[float], y: Sequence[float]) -> float:
     """Return Kendall's tau-b alone."""
-    return rank_correlation(x, y)[1]
+    from scipy.stats import kendalltau
+
+    return float(kendalltau(x, y).statistic) if _varies(x, y) else math.nan
+
+
+def _varies(x: Sequence[float], y: Sequence[float]) -> bool:
+    if len(x) != len(y) or len(x) < 2:
+        raise ValueError(f"a rank correlation needs pairs, at least two: {len(x)} and {len(y)} numbers")
+    return min(x) < max(x) and min(y) < max(y)

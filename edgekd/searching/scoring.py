@@ -153,8 +153,8 @@ def scorers_of(refs: Sequence[PartRef]) -> dict[str, Scorer]:
     alone = [ref.use for ref in refs]
     named = dict[str, Scorer]()
     for scorer in made:
-        use = scorer.ref().use
-        name = use if alone.count(use) == 1 else f"{use} ({_shown(scorer)})"
+        use, options = scorer.ref().use, _shown(scorer)
+        name = use if alone.count(use) == 1 or not options else f"{use} ({options})"
         if name in named:
             raise UsageError(f"the scorer {name} is named twice", mend="leave one out, or give the two other options")
         named[name] = scorer
@@ -227,4 +227,4 @@ def _score(values: Sequence[float], *, spread: bool) -> Score:
 
 def _shown(scorer: Scorer) -> str:
     options: Mapping[str, Any] = scorer.model_dump(mode="json", exclude_defaults=True, exclude={"weight"})
-    return ", ".join(f"{key} {value}" for key, value in options.items()) or "as it is"
+    return ", ".join(f"{key} {value}" for key, value in options.items())

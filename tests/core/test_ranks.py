@@ -14,6 +14,13 @@ def test_a_ranking_that_does_not_vary_agrees_with_nothing() -> None:
     assert ranks.with_interval(ranks.spearman, [1, 1, 1, 1], [1, 2, 3, 4]) is None
 
 
+def test_ties_share_their_rank() -> None:
+    """By hand: ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4 give 4.5 / sqrt(4.5 x 5)."""
+    spearman, kendall = ranks.rank_correlation([1, 2, 2, 3], [1, 2, 3, 4])
+    assert spearman == pytest.approx((4.5 / 5) ** 0.5, abs=1e-12)
+    assert kendall == pytest.approx(5 / (5 * 6) ** 0.5, abs=1e-12)
+
+
 @pytest.mark.parametrize(("x", "y"), [([1], [1]), ([1, 2], [1, 2, 3])])
 def test_pairs_are_needed(x: list[float], y: list[float]) -> None:
     """One pair, or columns of different lengths, is an error."""

@@ -457,3 +457,20 @@ def test_levels_and_tolerance_decide_what_counts(report: Report) -> None:
     assert code(here, there, tolerate_inconclusive=True) == 1
     assert code(unknown, None) == 3
     assert code(unknown, None, tolerate_inconclusive=True) == 0
+
+
+def test_a_session_is_told_what_the_budgets_compare(report: Report) -> None:
+    """Each artifact's p50 against the baseline with the budget's own limits; nothing else makes a session longer."""
+    budget = Latency(max_ratio={"to": "baseline", "value": 1.1}, artifact="openvino-*")
+    found = budget.pairings(report.artifacts)
+    assert [(one.a.artifact, one.a.arm, one.b.arm) for one in found] == [
+        ("openvino-fp32", "baseline", "candidate"),
+        ("openvino-fp16", "baseline", "candidate"),
+    ]
+    assert {(one.max_ratio, one.min_effect) for one in found} == {(1.1, 0.04)}
+    others = (
+        Latency(max="20ms"),
+        Latency(max_ratio={"to": "reference", "value": 0.8}),
+        Latency(metric="latency.load", max_ratio=TO_BASELINE),
+    )
+    assert [one.pairings(report.artifacts) for one in others] == [(), (), ()]

@@ -231,7 +231,7 @@ def test_images_are_balanced_and_labelled() -> None:
 def test_equal_scorers_have_different_names() -> None:
     """Two forms of one scorer are told apart by their options; the same twice is refused."""
     two = (PartRef(use="zen"), PartRef(use="zen", options={"form": "batch_norm"}))
-    assert list(scorers_of(two)) == ["zen (as it is)", "zen (form batch_norm)"]
+    assert list(scorers_of(two)) == ["zen", "zen (form batch_norm)"]
     with pytest.raises(UsageError, match="named twice"):
         scorers_of((PartRef(use="zen"), PartRef(use="zen", options={"weight": 2.0})))
 

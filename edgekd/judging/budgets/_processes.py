@@ -5,11 +5,13 @@ ratio within one session by the sequential test over its rounds; a ratio to anot
 that both ran beside, and the finding says so.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from edgekd.core import sequential
+from edgekd.core.contracts import ArmName, Pairing
 from edgekd.core.evidence import Evidence
 from edgekd.core.records import Artifact, Finding, LatencySummary, Report
 from edgekd.judging.budgets._deciding import (
@@ -26,6 +28,7 @@ from edgekd.judging.budgets._deciding import (
 )
 from edgekd.judging.budgets._subjects import OfMeasurements, Said, not_executed
 
+STOPS_BY = "latency p50"  # the one figure that sessions look at while they run
 TAIL_SAMPLES = 1_000
 TAIL_PAIRS = 20
 TAIL_EFFECT = 0.10
@@ -58,6 +61,22 @@ class ProcessLimit(OfMeasurements):
             found += [self._of(one, evidence) for one in measured] or self._unmeasured(artifact, evidence.report)
         nothing = f"every matching device is judged by another budget ({', '.join(self.except_devices)})"
         return tuple(found) or (self._said().unknown(self.subject(), f"Nothing is left to judge: {nothing}."),)
+
+    def pairings(self, artifacts: Sequence[Artifact]) -> tuple[Pairing, ...]:
+        """Return the comparisons of a query's p50 with the baseline, which a session goes on for."""
+        ratio = self.max_ratio
+        if ratio is None or ratio.to != "baseline" or ratio.unchanged != 1.0 or self.quantity().words != STOPS_BY:
+            return ()
+        names = [artifact.name for artifact in artifacts if self.speaks_of(artifact)]
+        return tuple(
+            Pairing(
+                a=ArmName(artifact=name, arm="baseline"),
+                b=ArmName(artifact=name, arm="candidate"),
+                max_ratio=ratio.value,
+                min_effect=ratio.effect,
+            )
+            for name in names
+        )
 
     # ------------------------------------------------------------------------------------------------------------- parts
     def _said(self) -> Said:
