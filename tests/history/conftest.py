@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -51,10 +52,26 @@ def postgresql() -> Iterator[str]:
         subprocess.run(
             [*control, "-l", str(folder / "log"), "-o", options, "start"], check=True, cwd="/", stdin=subprocess.DEVNULL
         )
-        yield f"postgresql://{user}@/postgres?host={folder}"
+        with stopped_with_us([*control, "-m", "immediate", "stop"], folder):
+            yield f"postgresql://{user}@/postgres?host={folder}"
     finally:
         subprocess.run([*control, "-m", "immediate", "stop"], check=False, capture_output=True, cwd="/")
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def stopped_with_us(stop: list[str], folder: Path) -> Iterator[None]:
+    """Have the server stopped and its folder removed also if the tests are killed, when no finaliser of theirs runs."""
+    script = 'while [ -d "/proc/$1" ]; do sleep 1; done; folder=$2; shift 2; "$@"; rm -rf "$folder"'
+    command = ["sh", "-c", script, "watch", str(os.getpid()), str(folder), *stop]
+    watch = subprocess.Popen(
+        command, cwd="/", start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield
+    finally:
+        watch.kill()
+        watch.wait()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
