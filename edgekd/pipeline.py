@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgekd import finetuning, importing, measuring, student_search
+from edgekd import finetuning, importing, student_search
 from edgekd.core import contracts, parts
 from edgekd.core.budgets import Budgets, read_budgets
 from edgekd.core.console import Console
@@ -49,6 +49,8 @@ def run(
 
     The verdict is added to `history`, or to that of the recipe, if there is one.
     """
+    from edgekd import measuring  # brings numpy, which a gate does without
+
     loaded = load_recipe(recipe, quick=quick, assignments=assignments)
     with _begin(loaded, out, overwrite=overwrite, command=command, console=console) as work:
         work.distill_all()
@@ -359,6 +361,8 @@ def bench(
     With `against` in turns with another run's artifacts of the same names. `assignments` change the recipe's `bench` section,
     for this run folder from now on.
     """
+    from edgekd import measuring  # brings numpy, which a gate does without
+
     with _resume(run, command=command, console=console) as work:
         changes = [*assignments, *([f"bench.against={against}"] if against is not None else [])]
         if changes:
@@ -379,6 +383,8 @@ def bench_file(
 
     `assignments` change the defaults of a recipe's `bench` section (`profile=quick`). By default `out` is runs/<model's name>.
     """
+    from edgekd import measuring  # brings numpy, which a gate does without
+
     made = measuring.bench_foreign(
         model,
         assignments=assignments,

@@ -393,6 +393,8 @@ def part_at(document: Document, kind: str, ref: PartRef, at: KeyPath) -> Part:
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, str):
+        return str(value)  # what --set gave is marked by a type of its own, which YAML does not know
     return [_plain(one) for one in value] if isinstance(value, tuple | list) else value
 
 

@@ -28,6 +28,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tiny models gain nothing from a second th
 
 # A shell that starts the tests in the background has them ignore Ctrl-C; tests that interrupt themselves would wait forever.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup's, which a shell that is tested could not trap
 
 import hypothesis
 import pytest

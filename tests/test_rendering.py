@@ -143,6 +143,7 @@ def test_a_history_that_cannot_be_told_is_trouble_and_the_verdict_stands(
     call: Callable[..., tuple], gated: Path, tmp_path: Path
 ) -> None:
     """Exit code 4 whatever the verdict, which is written and said."""
+    assert call("gate", gated)[0] == 0
     before = read_record(Verdict, gated / "verdict.json")
     (gated / "verdict.json").unlink()
     code, _, err = call("gate", gated, "--history", f"postgresql://me@/x?host={tmp_path}")

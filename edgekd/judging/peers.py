@@ -28,14 +28,16 @@ def with_peers(verdict: Verdict, peers: Mapping[str, Verdict]) -> Verdict:
 
 
 def _finding(name: str, verdict: Verdict) -> Finding:
-    passed = sum(finding.outcome == "pass" for finding in verdict.findings)
+    counted = [finding for finding in verdict.findings if finding.counts]
+    passed = sum(finding.outcome == "pass" for finding in counted)
     return Finding(
         budget="peer",
         subject=f"peer {name}",
         value=float(passed),
-        limit=float(len(verdict.findings)),
+        limit=float(len(counted)),
         bound="at least",
         unit="checks",
         outcome=verdict.outcome,
-        because=f"{passed} of its {len(verdict.findings)} checks passed; peers/{name} holds its own report.",
+        because=f"{passed} of its {len(counted)} checks that count passed; peers/{name} holds its own report.",
+        needs="" if verdict.outcome == "pass" else f"what the findings in peers/{name} need",
     )

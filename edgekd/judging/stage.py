@@ -79,7 +79,10 @@ def make_report(
         baseline_curve=baseline.curve if baseline else (),
         artifacts=exported,
         details=details_of(run, student.record, baseline.record if baseline else None, exported).model_copy(
-            update={"timelines": timelines_of(measured, run.root / "measurements")}
+            update={
+                "timelines": timelines_of(measured, run.root / "measurements"),
+                "fingerprints": {one.device.name: one.fingerprint for one in measured.values()},
+            }
         ),
         latencies=tuple(_summary(run, name, record) for name, record in measured.items())
         if kept is None or kept.from_ != from_

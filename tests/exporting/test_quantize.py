@@ -249,7 +249,7 @@ def test_a_student_is_searched_for_through_its_own_runtime(
     assert len(search.candidates) >= 4
     assert read_record(Artifact, out / "artifact.json") == made
     assert sorted(path.name for path in out.iterdir()) == sorted(
-        ["artifact.json", made.accuracy.predictions.path, *(file.path for file in made.files)]
+        ["artifact.json", made.flips.path, made.accuracy.predictions.path, *(file.path for file in made.files)]
     )
 
 

@@ -536,5 +536,12 @@ def detailed(of: Report, *, names: tuple[str, ...] = ()) -> Report:
         for i, a in enumerate(of.artifacts)
     )
     device = of.latencies[0].device.name
-    timelines = (Timeline(device=device, session=sha("session"), points=points, workers=workers),)
-    return of.model_copy(update={"details": Details(changes=changes, shown=shown, flipped=41, timelines=timelines)})
+    fields = {"cpu": DEVICE.cpu, "governor": "ondemand", "settings": names[0] if names else "", "smt": None}
+    details = Details(
+        changes=changes,
+        shown=shown,
+        flipped=41,
+        timelines=(Timeline(device=device, session=sha("session"), points=points, workers=workers),),
+        fingerprints={device: Fingerprint.of(fields)},
+    )
+    return of.model_copy(update={"details": details})

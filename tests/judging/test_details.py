@@ -92,6 +92,7 @@ def test_a_runs_details_are_read_from_its_files(run: Any, answered: Any) -> None
     (ketch,) = details.changes[1].classes
     assert (ketch.right, ketch.right_before, ketch.only_now, ketch.only_before) == (30, 30, 1, 1)
     assert details.flipped == 2
+    assert list(details.fingerprints) == ["local"]
     first, second = details.shown
     assert (first.image, first.label, first.jpeg) == ("val/0000.jpg", "ketch", JPEG)
     assert [(answer.who, answer.right) for answer in first.answers] == [

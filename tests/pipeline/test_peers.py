@@ -24,7 +24,7 @@ def recipe_of(text: str, change: tuple[str, str]) -> str:
         ("model: mobilenetv3_small_050", "model: test_efficientnet"),  # the smallest that timm has
         ("duration: {images: 32}", "duration: {images: 16}"),
         ("onnxruntime, precision: fp32", "onnxruntime, precision: fp32, opset: 17"),  # traced in half the time
-        ("bench: {workers: 1, warmup: 2, iterations: 12, images: 4}", "bench: null"),
+        ("bench: {profile: quick, rounds: 1, warmup: 2, iterations: 12, images: 4}", "bench: null"),
         change,
     ):
         assert old in text

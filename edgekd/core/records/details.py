@@ -2,6 +2,9 @@
 
 from typing import Literal
 
+from pydantic import Field
+
+from edgekd.core.records.circumstances import Fingerprint
 from edgekd.core.records.record import Fact
 
 
@@ -76,9 +79,10 @@ class Timeline(Fact):
 
 
 class Details(Fact):
-    """`shown` are the worst of `flipped` images."""
+    """`shown` are the worst of `flipped` images; `fingerprints` are those of the measured devices, by name."""
 
     changes: tuple[Change, ...] = ()
     shown: tuple[ShownImage, ...] = ()
     flipped: int = 0
     timelines: tuple[Timeline, ...] = ()
+    fingerprints: dict[str, Fingerprint] = Field(default={})
