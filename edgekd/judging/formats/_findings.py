@@ -32,8 +32,8 @@ BudgetsPath = Annotated[str, Field(pattern=_PLAIN_PATH)]
 class Row:
     """One finding; every text is on one line, at most 1,000 characters, with nothing invisible in it.
 
-    `budget` names the budget in its file, `check` says it in words, `title` both, `line` is where it stands there (None if it came from
-    elsewhere), `subject` what was judged, `needs` what would decide or change the outcome.
+    `budget` names the budget in its file, `check` says it in words, `title` both; `line` is where it stands there (None if it
+    came from elsewhere), `subject` what was judged, `needs` what would decide or change the outcome.
     """
 
     budget: str
