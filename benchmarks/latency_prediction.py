@@ -17,12 +17,12 @@ import numpy as np
 from _ranking import print_table
 from _stopwatch import machine, write_result
 
+from edgekd.block_timing import Stopwatch
 from edgekd.core import parts
 from edgekd.core.console import Console
-from edgekd.core.contracts import Backend
+from edgekd.core.contracts import Backend, Device
 from edgekd.core.search_contracts import Space
 from edgekd.searching.latency_table import Table
-from edgekd.student_search import Stopwatch
 
 CLASSES = 100
 TINY = {
@@ -55,15 +55,21 @@ def main() -> None:
     print(f"wrote {write_result('latency_prediction', {'machine': told, 'results': results}, options.out)}")
 
 
+def local() -> Device:
+    """Return this machine."""
+    return cast(Device, parts.load("device", "local")())
+
+
 def predicted(name: str, space: Space, options: argparse.Namespace) -> dict[str, Any]:
     """Return the errors of one runtime, network by network."""
     console = Console()
     with tempfile.TemporaryDirectory() as kept:
         backend = cast(Backend, parts.load("backend", name)())
-        stopwatch = Stopwatch(backend, threads=options.threads, iterations=options.iterations)
+        stopwatch = Stopwatch(backend, local(), threads=options.threads, iterations=options.iterations)
         table = Table(space, CLASSES, stopwatch, Path(kept))
-        blocks = table.measure_blocks(console)
-        genomes = list(table.measure_networks(options.fit + options.held_out, console))
+        with stopwatch.ready():
+            blocks = table.measure_blocks(console)
+            genomes = list(table.measure_networks(options.fit + options.held_out, console))
         fitted, held_out = genomes[: options.fit], genomes[options.fit :]
         correction = table.correction({genome: table.network(genome) for genome in fitted})
         rows = []

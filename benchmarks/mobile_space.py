@@ -25,16 +25,16 @@ from _ranking import agreement, print_table, standardised
 from _stopwatch import machine, write_result
 
 from edgekd import pipeline
+from edgekd.block_timing import Stopwatch
 from edgekd.core import parts
 from edgekd.core.console import Console
-from edgekd.core.contracts import Backend, Source, Student, Teacher
+from edgekd.core.contracts import Backend, Device, Source, Student, Teacher
 from edgekd.core.parts import PartRef
 from edgekd.core.search_contracts import Space
 from edgekd.core.search_plan import Search
 from edgekd.searching.counting import size_of
 from edgekd.searching.exam import make_exam
 from edgekd.searching.scoring import scoring
-from edgekd.student_search import Stopwatch
 
 HERE = Path(__file__).parent
 STUDY, FOUND = "mobile_space_imagenette", "found_imagenette"
@@ -129,6 +129,11 @@ def main() -> None:
         rank(options)
 
 
+def local() -> Device:
+    """Return this machine."""
+    return cast(Device, parts.load("device", "local")())
+
+
 def space() -> Space:
     """Return the space of this study."""
     return cast(Space, parts.load("space", "mobile")(**SPACE))
@@ -160,7 +165,7 @@ def rank(options: argparse.Namespace) -> None:
     truth = {row["row"]: fmean(seed["probe_top1"] for seed in row["seeds"]) for row in rows}
     refs = {name: _student_in(HERE / "studies" / STUDY / f"{name}.yaml") for name in truth}
     backend = cast(Backend, parts.load("backend", "onnxruntime")())
-    stopwatch, latency_ms = Stopwatch(backend, threads=1, iterations=200), {}
+    stopwatch, latency_ms = Stopwatch(backend, local(), threads=1, iterations=200), {}
     for name, ref in refs.items():
         student = student_of(ref)
         module = student.exportable(student.build(CLASSES, start=False))
@@ -183,7 +188,7 @@ def find(options: argparse.Namespace) -> None:
     standard = PartRef(use="timm", options={"model": STANDARD, "weights": "random", "size": SIZE_PX})
     student = student_of(standard)
     backend = cast(Backend, parts.load("backend", "onnxruntime")())
-    stopwatch = Stopwatch(backend, threads=1, iterations=400)
+    stopwatch = Stopwatch(backend, local(), threads=1, iterations=400)
     module = student.exportable(student.build(CLASSES, start=False))
     limit_ms = stopwatch(module, (3, SIZE_PX, SIZE_PX)).p50_ms
     print(f"{STANDARD} takes {limit_ms:.3f} ms; that is the limit")

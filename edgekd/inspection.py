@@ -140,6 +140,7 @@ def _kept(folder: RunFolder) -> Iterator[tuple[type[Record], Path]]:
         Measurement: folder.measurements(),
         Report: [folder.report],
         Verdict: [folder.verdict],
+        Candidates: [folder.search],
     }
     for kind, paths in kept.items():
         yield from ((kind, path) for path in paths if path.is_file())
@@ -165,6 +166,8 @@ def _files(record: Record) -> list[FileRef]:
     if isinstance(record, Artifact):
         kept = [record.flips, record.accuracy.predictions if record.accuracy is not None else None]
         return [*record.files, *filter(None, kept)]
+    if isinstance(record, Candidates):
+        return [record.latency.table] if record.latency is not None else []
     if isinstance(record, Measurement):
         return [record.samples, *([record.telemetry] if record.telemetry is not None else [])]
     return []

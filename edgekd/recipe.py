@@ -277,6 +277,14 @@ class Loaded:
         return cast(contracts.Backend, self.part("backend", latency.backend, ("search", "latency", "backend")))
 
     @property
+    def search_device(self) -> contracts.Device | None:
+        """Return the device whose latency a search minds; None for this process."""
+        latency = self._search.latency
+        if latency is None or latency.device is None:
+            return None
+        return cast(contracts.Device, self.part("device", latency.device, ("search", "latency", "device")))
+
+    @property
     def _search(self) -> Search:
         if self.recipe.search is None:
             raise UsageError(
@@ -295,7 +303,7 @@ class Loaded:
         _ = (self.devices, self.budgets, self.formats, self.pilot_methods)
         self._check_peers()
         if self.recipe.search is not None:
-            _ = (self.space, self.scorers, self.search_backend)
+            _ = (self.space, self.scorers, self.search_backend, self.search_device)
         seen = dict[str, int]()
         for index, backend in enumerate(self.backends):
             first = seen.setdefault(backend.artifact_name, index)
@@ -353,6 +361,8 @@ class Loaded:
             data["search"]["scorers"] = [_written(scorer) for scorer in self.scorers]
             if self.search_backend is not None:
                 data["search"]["latency"]["backend"] = _written(self.search_backend)
+            if self.search_device is not None:
+                data["search"]["latency"]["device"] = _written(self.search_device)
         yaml = YAML(typ="safe", pure=True)
         yaml.default_flow_style = False
         yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]

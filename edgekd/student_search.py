@@ -1,86 +1,19 @@
 """Search for a student: what the rooms need of one another for it, brought together."""
 
-import time
 from dataclasses import replace
-from importlib import metadata
 from importlib.util import find_spec
-from pathlib import Path
-from statistics import median, quantiles
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
 
-from edgekd.core import contracts, parts
+from edgekd.block_timing import Stopwatch
+from edgekd.core import parts
 from edgekd.core.errors import MachineError, UsageError
-from edgekd.core.host import cache_folder, device_facts, usable_cores
-from edgekd.core.records import BlockLatency, Candidates, InputContract
+from edgekd.core.host import cache_folder, usable_cores
+from edgekd.core.records import Candidates
 from edgekd.core.store import find_done, write_record, write_text
 from edgekd.judging import search_page
 from edgekd.recipe import Loaded, digest_of_section
 from edgekd.work import Work
 
-if TYPE_CHECKING:
-    from torch import nn
-
 FOLDER, PAGE, WINNER = "search", "search.html", "winner.yaml"
-_WARM_UP = 10
-_QUICKLY_TRACED_OPSET = 17  # torch's older exporter writes it, in a twentieth of the time that the newer one takes
-
-
-class Stopwatch:
-    """Times modules in this process through a backend's own session, as the searching room asks for it.
-
-    A figure of this kind ranks and predicts; what a gate judges is measured by `edgekd bench`, in processes of its own.
-    """
-
-    def __init__(self, backend: contracts.Backend, *, threads: int, iterations: int) -> None:
-        self.backend, self.threads, self._iterations = backend.ref(), threads, iterations
-        own: dict[str, Any] = {"batch": 1, "opset": _QUICKLY_TRACED_OPSET}
-        asked = {name: value for name, value in own.items() if name in type(backend).model_fields}
-        self._backend = backend.model_copy(update=asked)
-        self.runtime = ", ".join(f"{name} {metadata.version(name)}" for name in backend.packages()) or backend.ref().use
-        facts = device_facts()
-        self.device = facts.name
-        self.identity = {
-            "backend": digest_of_section(backend.identity()),
-            "runtime": self.runtime,
-            "device": f"{facts.machine} {facts.cpu} {facts.physical_cores}",
-            "iterations": str(iterations),
-        }
-
-    def __call__(self, module: "nn.Module", input_CHW: tuple[int, int, int]) -> BlockLatency:
-        """Return median and quartiles of so many inferences of one tensor of noise."""
-        import torch
-
-        channels, height, width = input_CHW
-        contract = InputContract(
-            size_px=(height, width), resize_px=height, interpolation="bilinear", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
-        )
-        sample_BCHW = torch.rand(1, channels, height, width, generator=torch.Generator().manual_seed(0))
-        exportable = contracts.Exportable(
-            module=module.eval().requires_grad_(requires_grad=False),
-            input=contract,
-            classes=(),
-            metadata={},
-            sample_BCHW=sample_BCHW,
-        )
-        with TemporaryDirectory() as name:
-            folder, image_BCHW = Path(name), sample_BCHW.numpy()
-            files = self._backend.export(exportable, folder).files
-            with self._backend.open(folder, files, threads=self.threads) as session:
-                for _ in range(_WARM_UP):
-                    session.run(image_BCHW)
-                took_ns = []
-                for _ in range(self._iterations):
-                    before_ns = time.perf_counter_ns()
-                    session.run(image_BCHW)
-                    took_ns.append(time.perf_counter_ns() - before_ns)
-        quartiles = quantiles(took_ns, n=4) if len(took_ns) > 1 else took_ns * 3
-        return BlockLatency(
-            p50_ms=median(took_ns) / 1e6,
-            low_ms=quartiles[0] / 1e6,
-            high_ms=quartiles[2] / 1e6,
-            iterations=self._iterations,
-        )
 
 
 def search(work: Work) -> Candidates:
@@ -96,6 +29,7 @@ def search(work: Work) -> Candidates:
         "data": work.source.digest(),
         "settings": digest_of_section(
             plan.model_copy(update={"workers": None}),
+            loaded.search_device.identity() if loaded.search_device is not None else None,
             space.identity(),
             [scorer.identity() for scorer in scorers],
             teacher.identity() if teacher else None,
@@ -107,7 +41,8 @@ def search(work: Work) -> Candidates:
         backend, root = loaded.search_backend, work.folder.root
         stopwatch = None
         if backend is not None and plan.latency is not None:
-            stopwatch = Stopwatch(backend, threads=plan.latency.threads, iterations=plan.latency.iterations)
+            device = loaded.search_device
+            stopwatch = Stopwatch(backend, device, threads=plan.latency.threads, iterations=plan.latency.iterations)
         job = stage.Job(
             name=work.recipe.name,
             plan=plan.model_copy(update={"scorers": tuple(scorer.ref() for scorer in scorers)}),
@@ -165,7 +100,8 @@ def _check(loaded: Loaded) -> None:
         )
     if backend is not None:
         parts.need_packages(backend)
-        if reason := backend.cannot_run_here():
+        here = loaded.search_device is None or loaded.search_device.ref().use == "local"
+        if here and (reason := backend.cannot_run_here()):
             raise MachineError(f"latencies cannot be measured here: {reason}", mend="name another `search.latency.backend`")
         if backend.precision == "int8":
             raise UsageError(

@@ -31,7 +31,8 @@ ARROWS: dict[str, set[str]] = {
     "pilot": {"core", "recipe", "work", *ROOMS},
     "finetuning": {"core", "recipe", "work", *ROOMS},
     "importing": {"core", "recipe", "work", *ROOMS},
-    "student_search": {"core", "recipe", "work", *ROOMS},
+    "block_timing": {"core", "benching"},
+    "student_search": {"core", "recipe", "work", "block_timing", *ROOMS},
     "measuring": {"core", "recipe", "work", *ROOMS},
     "devices": {"core", "benching"},
     "pipeline": {

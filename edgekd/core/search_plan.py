@@ -11,10 +11,13 @@ from edgekd.core.plan import Positive, Section
 class SearchLatency(Section):
     """Which latency a search minds: predicted from blocks that are measured once, and of the finalists measured for real.
 
-    `max_ms` is the limit; without it latencies are only shown. The prediction is corrected on `networks` whole ones.
+    Blocks and whole networks run on `device` in processes of their own; with `device: null` in this process, which is quicker
+    and less to be trusted. `max_ms` is the limit; without it latencies are only shown. The prediction is corrected on
+    `networks` whole ones.
     """
 
     backend: PartRef = PartRef(use="onnxruntime")
+    device: PartRef | None = PartRef(use="local")
     threads: Positive = 1
     max_ms: Annotated[float, Field(gt=0)] | None = None
     networks: Annotated[int, Field(ge=20, le=1000)] = 24

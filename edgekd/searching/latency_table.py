@@ -8,6 +8,7 @@ are fitted on relative errors, for a millisecond matters more to a fast network.
 
 import random
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -36,6 +37,10 @@ class Stopwatch(Protocol):
     device: str
     threads: int
     identity: dict[str, str]
+
+    def ready(self) -> AbstractContextManager[None]:
+        """Make the device ready for several modules; a call without it does so for itself."""
+        ...
 
     def __call__(self, module: nn.Module, input_CHW: tuple[int, int, int]) -> BlockLatency:
         """Return the latency of one image-like tensor of this shape."""

@@ -173,8 +173,9 @@ def _latencies(job: Job, console: Console) -> Latencies | None:
         return None
     kept = job.kept_blocks / digest_of({**stopwatch.identity, "threads": stopwatch.threads})[:16]
     table = Table(job.space, len(job.source.classes), stopwatch, kept)
-    blocks = table.measure_blocks(console)
-    networks = table.measure_networks(plan.networks, console)
+    with stopwatch.ready():
+        blocks = table.measure_blocks(console)
+        networks = table.measure_networks(plan.networks, console)
     correction = table.correction(networks)
     console.say(
         f"latency: {len(blocks)} blocks and {len(networks)} networks through {stopwatch.runtime} on {stopwatch.device};"
@@ -271,7 +272,7 @@ def _pick(
     if latencies is None:
         return ranked[0], tuple(known), "it has the highest fitness"
     limit, keeping = latencies.plan.max_ms, list[int]()
-    with console.progress("finalists", latencies.plan.finalists, "measured") as progress:
+    with latencies.stopwatch.ready(), console.progress("finalists", latencies.plan.finalists, "measured") as progress:
         for place, number in enumerate(ranked[: _MORE_FINALISTS * latencies.plan.finalists]):
             if place >= latencies.plan.finalists and keeping:
                 break

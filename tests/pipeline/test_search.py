@@ -24,7 +24,7 @@ search:
   images: 6
   probe_images: 16
   initialisations: 1
-  latency: {networks: 20, iterations: 5, finalists: 1, max_ms: 1000.0}
+  latency: {device: null, networks: 20, iterations: 5, finalists: 1, max_ms: 1000.0}
   compare: []
   workers: 1
 """
@@ -56,6 +56,9 @@ def test_a_search_leaves_a_recipe_that_trains_what_it_found(experiment: Path, ed
     assert recipe.recipe.student.options["genome"] == winner.genome
     code, _, told = edgekd("search", str(experiment), "--out", str(out))
     assert (code, "search: kept" in told) == (0, True)
+    assert "ok  search.json" in edgekd("verify", str(out))[1]
+    (out / "search" / "latency_table.json").write_text((out / "search" / "latency_table.json").read_text() + " ")
+    assert edgekd("verify", str(out))[0] == 5
     assert winner.genome in edgekd("show", str(out / "search.json"))[1]
     assert "20 whole networks" in edgekd("show", str(out / "search" / "latency_table.json"))[1]
 
