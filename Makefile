@@ -11,7 +11,7 @@ RUN_READY := $(VENV)/.ready-to-run
 TEST_READY := $(VENV)/.ready-to-test
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart browser test check lint types coverage bundle clean
+.PHONY: help quickstart browser test check lint types coverage fuzz bundle clean
 
 help:  ## list these targets
 	@echo "make TARGET [PYTHON=python3.12] [VENV=.venv] [TORCH_INDEX=https://download.pytorch.org/whl/cpu]"
@@ -42,6 +42,9 @@ types: $(TEST_READY)  ## types
 coverage: test  ## branch coverage of the two rooms that decide: at least 95 %
 	$(BIN)/coverage report --include='edgekd/core/*' --fail-under=95
 	$(BIN)/coverage report --include='edgekd/judging/*' --fail-under=95
+
+fuzz: $(TEST_READY)  ## ten thousand generated budgets and reports; takes minutes
+	EDGEKD_EXAMPLES=10000 $(BIN)/python -m pytest --timeout 3600 tests/judging/test_verdicts.py -k generated
 
 bundle: $(TEST_READY)  ## a bundle's Python program in an environment of its own, as on a device
 	$(BIN)/python -m pytest -m registry tests/exporting/test_bundle_venv.py

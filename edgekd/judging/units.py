@@ -21,6 +21,7 @@ _SIZES = {
     "MiB": 2**20,
     "GiB": 2**30,
 }
+_POWERS = {"mW": Fraction(1, 1000), "W": Fraction(1)}
 _COUNTS = {"k": 10**3, "M": 10**6, "G": 10**9}
 
 
@@ -28,6 +29,12 @@ def milliseconds(text: str) -> Fraction:
     """Return a duration such as `20ms`, `800us` or `1.5s` in milliseconds; raise `ValueError` saying what is allowed."""
     number, unit = _split(text, _TIMES, "a time with its unit, such as 20ms, 800us or 1.5s")
     return number * _TIMES[unit]
+
+
+def watts(text: str) -> Fraction:
+    """Return a power such as `15W` or `800mW` in watts; raise `ValueError` saying what is allowed."""
+    number, unit = _split(text, _POWERS, "a power with its unit, such as 15W or 800mW")
+    return number * _POWERS[unit]
 
 
 def size_bytes(text: str) -> Fraction:
@@ -108,6 +115,11 @@ SizeText = Annotated[
     str,
     _checked(_above_zero(size_bytes)),
     Field(description="a size with its unit", json_schema_extra=_written("|".join(_SIZES), "12MB")),
+]
+PowerText = Annotated[
+    str,
+    _checked(_above_zero(watts)),
+    Field(description="a power with its unit", json_schema_extra=_written("|".join(_POWERS), "15W")),
 ]
 ShareText = Annotated[str, _checked(share), Field(description="a percentage", json_schema_extra=_written("%", "70%"))]
 OpenShareText = Annotated[

@@ -22,6 +22,7 @@ _spec.loader.exec_module(reports)
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "accuracy": ({"metric": "accuracy.top1", "min": "60%"}, {"metric": "accuracy.top1", "min": "80%"}),
     "cpu": ({"max": "1s"}, {"max": "1us"}),
+    "energy": ({"max": "90W"}, {"max": "1mW"}),
     "latency": ({"metric": "latency.p90", "max": "1s"}, {"metric": "latency.p50", "max": "1us"}),
     "macs": ({"max": "100M"}, {"max": "1k"}),
     "memory": ({"max": "1GB"}, {"max": "1kB"}),

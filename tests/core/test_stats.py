@@ -198,3 +198,75 @@ def test_bounds_of_no_trials_are_refused() -> None:
     """There is no share of nothing."""
     with pytest.raises(ValueError, match="no trials"):
         stats.exact_bounds(0, 0)
+
+
+# ------------------------------------------------------------------------------------------------------- what a gate needs
+@pytest.mark.parametrize(
+    ("margin", "needed"),
+    [
+        (0.0025, (12_617, 25_233, 50_466, 100_931, 201_862)),
+        (0.005, (3_155, 6_309, 12_617, 25_233, 50_466)),
+        (0.01, (789, 1_578, 3_155, 6_309, 12_617)),
+        (0.02, (198, 395, 789, 1_578, 3_155)),
+    ],
+)
+def test_images_for_a_margin_are_the_published_ones(margin: float, needed: tuple[int, ...]) -> None:
+    """Non-inferiority at 1 %, power 95 %, discordance 0.5 to 8 %; where few are discordant the bound itself asks for more."""
+    for psi, images in zip((0.005, 0.01, 0.02, 0.04, 0.08), needed, strict=True):
+        assert abs(stats.images_for_margin(margin, psi) - max(images, math.ceil(2.3263 / margin))) <= 1
+    with pytest.raises(ValueError, match="margin"):
+        stats.images_for_margin(0.0, 0.02)
+
+
+@pytest.mark.parametrize(("classes", "losses"), [(1, 7), (10, 10), (100, 14), (1000, 17)])
+def test_losses_to_prove_are_the_published_ones(classes: int, losses: int) -> None:
+    """With every discordant image lost: 7, 10, 14 and 17 at 1 % over so many classes; one fewer does not do."""
+    found = stats.losses_to_prove(0.01 / classes)
+    assert found == losses
+    assert stats.mcnemar(found, 0, alternative="greater") <= 0.01 / classes < stats.mcnemar(found - 1, 0, alternative="greater")
+
+
+@pytest.mark.parametrize(("images", "mean", "p99"), [(1_000, 0.032, 0.051), (5_000, 0.014, 0.021), (50_000, 0.0046, 0.007)])
+def test_the_noise_of_a_calibration_error_is_the_published_one(images: int, mean: float, p99: float) -> None:
+    """A perfectly calibrated model with Beta(4, 1.2) confidences over 15 bins, within a tenth."""
+    confidences = np.random.default_rng(images).beta(4, 1.2, images)
+    right = np.random.default_rng(images + 1).random(images) < confidences
+    ece, floor, most = stats.calibration_error(confidences.tolist(), right.tolist())
+    assert floor == pytest.approx(mean, rel=0.12)
+    assert most == pytest.approx(p99, rel=0.15)
+    assert ece < 1.3 * most
+
+
+def test_calibration_error_of_a_known_table() -> None:
+    """Ten answers at 0.95, five of them right: half is missing."""
+    ece, _, _ = stats.calibration_error([0.95] * 10, [True] * 5 + [False] * 5)
+    assert ece == pytest.approx(0.45)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_is_the_definition(p_values: list[float]) -> None:
+    """A hypothesis falls exactly if its p-value and all smaller ones reach alpha over those that are left."""
+    ordered = sorted(p_values)
+    falls = 0
+    while falls < len(ordered) and ordered[falls] <= 0.05 / (len(ordered) - falls):
+        falls += 1
+    found = stats.holm(p_values, alpha=0.05)
+    assert sum(found) == falls
+    assert all(p <= ordered[falls - 1] for p, rejected in zip(p_values, found, strict=True) if rejected)
+
+
+def test_bounds_of_a_mean_are_those_of_a_t_test() -> None:
+    """Both one-sided, against scipy."""
+    from scipy import stats as scipy_stats
+
+    values = np.random.default_rng(1).normal(3, 1, 20)
+    mean, low, high = stats.mean_bounds(values.tolist(), alpha=0.02)
+    assert mean == pytest.approx(values.mean())
+    assert low == pytest.approx(scipy_stats.ttest_1samp(values, 0, alternative="greater").confidence_interval(0.98).low)
+    assert high == pytest.approx(scipy_stats.ttest_1samp(values, 0, alternative="less").confidence_interval(0.98).high)
+
+
+def test_figures_for_records_have_twelve_digits() -> None:
+    """So that the last bits of another machine's logarithm do not change a record."""
+    assert stats.settled(math.pi) == 3.14159265359
+    assert stats.settled(0.1 + 0.2) == 0.3

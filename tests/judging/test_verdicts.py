@@ -152,6 +152,7 @@ ENTRIES = st.one_of(
     entry(LATENCIES, max=TIMES, max_ratio=RATIO),
     entry(["cpu.seconds"], max=TIMES, max_ratio=RATIO),
     entry(["memory.peak_rss"], max=SIZES, max_ratio=RATIO),
+    entry(["energy.watts"], max=st.sampled_from(["15W", "90W", "800mW"])),
     entry(["size.bytes"], max=SIZES, max_ratio=EXACT),
     entry(["parameters", "macs"], max=st.sampled_from(["1k", "2M", "1G"]), max_ratio=EXACT),
     entry(
@@ -237,7 +238,7 @@ def stands_on_evidence(finding: Finding, report: Report, baseline: Report | None
     artifact = next((one for one in report.artifacts if one.name == name), None)
     if finding.value is None or (artifact is None and name != "student") or (artifact is not None and artifact.not_executed):
         return finding.metric == "macs" and finding.value is not None
-    if finding.metric.startswith(("latency", "cpu", "memory")):
+    if finding.metric.startswith(("latency", "cpu", "memory", "energy")):
         mine = [one for one in report.latencies if one.artifact == name and one.arm == "candidate"]
         if not any(one.trusted and one.kind == "measured" for one in mine):
             return False
