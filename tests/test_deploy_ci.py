@@ -28,6 +28,14 @@ def program(path: Path, text: str) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def _signals_arrive() -> Iterator[None]:
+    """Undo what `nohup` does, for the programs that are started here: a shell cannot trap what it was told to ignore."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture
 def edgekd(tmp_path: Path) -> Path:
     """Return the real edgekd as a program."""

@@ -107,7 +107,7 @@ def _found(finding: Finding, position: int) -> "Found":
         unit=wording.plain(finding.unit),
         outcome=finding.outcome,
         because=wording.plain(finding.because),
-        name=wording.plain(finding.id),
+        name=wording.plain(finding.id if finding.id != finding.metric else ""),
         counts=finding.counts,
     )
 

@@ -43,10 +43,9 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _row(finding: Finding) -> tuple[str, ...]:
-    named = finding.id and finding.id != finding.budget
     return (
         wording.standing(finding),
-        f"{finding.budget} ({finding.id})" if named else finding.budget,
+        wording.check(finding),
         finding.subject,
         wording.quantity(finding.value, finding.unit),
         f"{_SIGNS[finding.bound]} {wording.quantity(finding.limit, finding.unit)}",

@@ -84,6 +84,13 @@ def points_interval(interval: Interval) -> str:
     return f"{points(interval.value)} points [{points(interval.low)} to {points(interval.high)}]"
 
 
+def check(finding: Finding) -> str:
+    """Return a check in words, and which budget it is if that has a name of its own: `latency p50 (lat-pi)`."""
+    if finding.id in ("", finding.budget, finding.metric):
+        return finding.budget
+    return f"{finding.budget} ({finding.id})"
+
+
 def standing(finding: Finding) -> str:
     """Return what became of a finding in one word: its outcome, or `warning` or `waived` if it does not count."""
     if finding.outcome == "pass" or finding.counts:

@@ -32,12 +32,13 @@ BudgetsPath = Annotated[str, Field(pattern=_PLAIN_PATH)]
 class Row:
     """One finding; every text is on one line, at most 1,000 characters, with nothing invisible in it.
 
-    `budget` names the budget in its file, `check` says it in words, `line` is where it stands there (None if it came from
-    elsewhere), `subject` what was judged, `needs` what would decide or change the outcome.
+    `budget` names the budget in its file, `check` says it in words, `title` both; `line` is where it stands there (None if it
+    came from elsewhere), `subject` what was judged, `needs` what would decide or change the outcome.
     """
 
     budget: str
     check: str
+    title: str
     subject: str
     standing: Standing
     outcome: Outcome
@@ -54,11 +55,6 @@ class Row:
     def name(self) -> str:
         """Return budget and subject: `latency p50 [onnxruntime-fp32@local]`."""
         return f"{self.budget} [{self.subject}]"
-
-    @property
-    def title(self) -> str:
-        """Return the check in words, and which budget that is if it has a name of its own: `latency p50 (lat-pi)`."""
-        return self.check if self.check == self.budget else f"{self.check} ({self.budget})"
 
     @property
     def counts(self) -> bool:
@@ -113,6 +109,7 @@ def _row(finding: Finding) -> Row:
     return Row(
         budget=_harmless(finding.id or finding.budget),
         check=_harmless(finding.budget),
+        title=_harmless(wording.check(finding)),
         subject=_harmless(finding.subject),
         standing=_standing(finding),
         outcome=finding.outcome,
