@@ -91,7 +91,7 @@ def test_predictions_that_are_not_the_records_are_refused(tmp_path: Path, old: s
     path.write_text(text.replace(old, new, 1) if old in text else text + "\n")
     with pytest.raises(IntegrityError):
         answers.answers_of("m", accuracy, folder=tmp_path)
-    forged = accuracy.model_copy(update={"predictions": file_ref(path, folder=tmp_path), "top1_correct": 5})
+    forged = accuracy.model_copy(update={"predictions": file_ref(path, folder=tmp_path), "top1_correct": 4})
     with pytest.raises(IntegrityError, match="does not add up"):
         answers.answers_of("m", forged, folder=tmp_path)
 
