@@ -24,6 +24,17 @@ def exported(backend: Backend, folder: Path) -> tuple[str, ...]:
     return backend.export(tiny_exportable(NET), folder).files
 
 
+@pytest.mark.parametrize("backend", [OnnxRuntime(), OpenVino()], ids=lambda one: type(one).__name__)
+def test_a_batch_in_another_order_of_memory_is_answered_alike(backend: Backend, tmp_path: Path) -> None:
+    """Images that lie in memory with their channels last are the same images."""
+    files = exported(backend, tmp_path)
+    with backend.open(tmp_path, files, threads=1) as session:
+        image_BHWC = np.random.default_rng(0).random((1, *session.shape[2:], 3), dtype=np.float32)
+        image_BCHW = image_BHWC.transpose(0, 3, 1, 2)
+        assert not image_BCHW.flags.c_contiguous
+        assert np.array_equal(session.run(image_BCHW), session.run(np.ascontiguousarray(image_BCHW)))
+
+
 # --------------------------------------------------------------------------------------------------------------- openvino
 @pytest.mark.parametrize(
     ("precision", "capabilities", "hint"),

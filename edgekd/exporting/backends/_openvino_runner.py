@@ -51,6 +51,7 @@ class Session:
         self.runtime = f"openvino {openvino.__version__.partition('-')[0]}"
         self.session_options = {key.lower(): str(value) for key, value in wanted.items()}
         self._request: Any = self.compiled.create_infer_request()
+        self._tensor = openvino.Tensor
         self._outputs = range(len(self.compiled.outputs))
         image = self.compiled.inputs[0]
         sides = image.get_partial_shape()
@@ -67,8 +68,11 @@ class Session:
         return "+".join(sorted(found)) or "unknown"
 
     def run(self, batch: Any) -> Any:
-        """Return the model's answers to a batch."""
-        self._request.infer([batch], share_inputs=True)
+        """Return the model's answers to a batch of the model's own type."""
+        # Not `infer([batch])`: looking up what was given and gathering the answers costs tens of microseconds in Python.
+        contiguous = batch if batch.flags.c_contiguous else batch.copy()
+        self._request.set_input_tensor(self._tensor(contiguous, shared_memory=True))
+        self._request.infer(share_outputs=True)
         return [self._request.get_output_tensor(index).data.copy() for index in self._outputs]
 
     def close(self) -> None:
