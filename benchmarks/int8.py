@@ -14,47 +14,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from _imagenet_student import write_model
 from _stopwatch import machine, write_result
 
 from edgekd import pipeline
 from edgekd.core.console import Console
-from edgekd.core.contracts import Exportable
-from edgekd.core.parts import load
 from edgekd.core.records import Artifact, Measurement
-from edgekd.exporting import graph
-from edgekd.exporting.stage import sample_for
 from edgekd.importing import Images
 
-CONTRACT = """\
-size: 224
-resize: 256
-interpolation: bilinear
-range: [0, 1]
-mean: [0, 0, 0]
-std: [1, 1, 1]
-channels: RGB
-answers: logits
-"""
 RUNTIMES = ("onnxruntime", "openvino")
-
-
-def write_model(data: Path, folder: Path) -> Path:
-    """Write MobileNetV2 as an ONNX file that normalises inside, and its classes and contract beside it."""
-    from edgekd.distilling import models
-
-    weights = data / "weights/mobilenetv2_100.imagenet1k.safetensors"
-    student: Any = load("student", "timm")(model="mobilenetv2_100", weights=weights, size=224)
-    tapped = models.build("mobilenetv2_100", weights=weights, size=224).eval()
-    contract = tapped.contract()
-    exportable = Exportable(
-        module=student.exportable(tapped), input=contract, classes=(), metadata={}, sample_BCHW=sample_for(contract)
-    )
-    path = folder / "mobilenetv2.onnx"
-    path.write_bytes(graph.serialized(graph.to_onnx(exportable)))
-    rows = [line.split("\t") for line in (data / "weights/imagenet1k_classes.tsv").read_text().splitlines()[1:]]
-    (folder / "classes.tsv").write_text("".join(f"{name}\t{wnid}\n" for _, wnid, name in rows))
-    (folder / "contract.yaml").write_text(CONTRACT)
-    return path
 
 
 def row(artifact: Artifact, measured: Measurement) -> dict[str, Any]:

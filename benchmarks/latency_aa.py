@@ -2,17 +2,16 @@
 
     python benchmarks/latency_aa.py [--comparisons 60] [--slower 1.05] [--seconds 0.6] [--threads 1] [--out FILE]
 
-Each comparison is a session as `edgekd bench --against` runs it: two arms, one fresh process each in every round, balanced
-random order, decided at 7, 12, 20 or 40 pairs. Either both arms are the same file (a decision of "slower" is a false alarm), or
-one arm's every query is lengthened by a factor, by waiting busily inside the worker (a decision other than "slower" is a miss).
-The two kinds come in random order, so that both see the same machine. The counts of queries are calibrated once; workers are
-shorter than the profile `gate` has them (its 3 s would take a day), which makes the noise larger, never smaller. What is done
-is written after every comparison, and a second call goes on.
+Each session is one as `edgekd bench --against` runs it: one fresh process an arm in every round, balanced random order, decided
+at 7, 12, 20 or 40 rounds. It has three arms: a file, the same file again (a decision of "slower" is a false alarm), and the
+same file with every query lengthened by a factor, by waiting busily inside the worker (a decision other than "slower" is a
+miss). So both comparisons see the same machine. The counts of queries are calibrated once; workers are shorter than the profile `gate`
+has them (its 3 s would take a day), which makes the noise larger, never smaller. What is done is written after every session,
+and a second call goes on.
 """
 
 import argparse
 import json
-import random
 import statistics
 import tempfile
 from dataclasses import replace
@@ -52,7 +51,8 @@ def open(folder, files, *, threads, options):
     session.run = slowed
     return session
 """
-A, B = ArmName(artifact="reference", arm="baseline"), ArmName(artifact="reference", arm="candidate")
+A = ArmName(artifact="reference", arm="baseline")
+OTHERS = {kind: ArmName(artifact=kind, arm="candidate") for kind in ("same", "slower")}
 
 
 def plan_for(bench: Workbench, folder: Path, backend: Backend, threads: int) -> dict[str, Any]:
@@ -72,21 +72,26 @@ def slowed(bench: Workbench, plan: dict[str, Any], folder: Path, backend: Backen
     return plan | {"folder": brought, "runner": "runner.py", "inputs": "images.npy"}
 
 
-def one(bench: Workbench, plans: dict[ArmName, dict[str, Any]], seed: int) -> dict[str, Any]:
-    """Run one session until it is decided, and return what came of it."""
+def one(bench: Workbench, plans: dict[ArmName, dict[str, Any]], seed: int) -> dict[str, dict[str, Any]]:
+    """Run one session until both comparisons are decided, and return what came of each."""
     session = Session(bench=bench, plans=plans, seed=seed, timeout_s=600)
-    session.run(looks=LOOKS, cap_s=1e9, comparisons=(Pairing(a=A, b=B),), tell=lambda *_: None)
+    pairings = tuple(Pairing(a=A, b=other) for other in OTHERS.values())
+    session.run(looks=LOOKS, cap_s=1e9, comparisons=pairings, tell=lambda *_: None)
     medians = session.percentiles(50.0)
-    logs = latency.log_ratios(medians[A], medians[B])
-    decision = sequential.decide(logs)
-    return {
-        "outcome": decision.outcome,
-        "pairs": len(logs),
-        "ratio": round(latency.paired(medians[A], medians[B]).ratio, 5),
-        "pair_sd": round(statistics.stdev(logs), 5),
-        "process_sd": round(statistics.stdev(np.log(medians[A]).tolist()), 5),
-        "drift": (found.share if (found := latency.drift([w.latency_ns for w in session.workers[A]])) else None),
-    }
+    drift = latency.drift([worker.latency_ns for worker in session.workers[A]])
+    found = {}
+    for kind, other in OTHERS.items():
+        decision = sequential.decide(latency.log_ratios(medians[A], medians[other]))
+        a, b = medians[A][: decision.look], medians[other][: decision.look]
+        found[kind] = {
+            "outcome": decision.outcome,
+            "pairs": decision.look,
+            "ratio": round(latency.paired(a, b).ratio, 5),
+            "pair_sd": round(statistics.stdev(latency.log_ratios(a, b)), 5),
+            "process_sd": round(statistics.stdev(np.log(medians[A]).tolist()), 5),
+            "drift": drift.share if drift else None,
+        }
+    return found
 
 
 def told(rows: list[dict[str, Any]], wrong: str) -> dict[str, Any]:
@@ -106,7 +111,7 @@ def told(rows: list[dict[str, Any]], wrong: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--comparisons", type=int, default=60, help="of each kind")
+    parser.add_argument("--sessions", type=int, default=60)
     parser.add_argument("--slower", type=float, default=1.05)
     parser.add_argument("--seconds", type=float, default=0.6, help="how long each worker counts, at least")
     parser.add_argument("--warmup", type=float, default=0.3, help="seconds, at least")
@@ -118,7 +123,7 @@ def main() -> None:
     )
     asked = parser.parse_args()
     facts, backend = machine(), cast("Backend", parts.load("backend", asked.backend)())
-    settings = {key: value for key, value in vars(asked).items() if key not in ("out", "comparisons")}
+    settings = {key: value for key, value in vars(asked).items() if key not in ("out", "sessions")}
     before = json.loads(asked.out.read_text()) if asked.out.is_file() else {}
     rows: dict[str, list[dict[str, Any]]] = before.get("rows", {}) if before.get("settings") == settings else {}
     rows = {"same": rows.get("same", []), "slower": rows.get("slower", [])}
@@ -132,15 +137,12 @@ def main() -> None:
         plan = plan_for(bench, folder, backend, asked.threads)
         counts = calibrate(bench, plan, profile, timeout_s=600)
         plan |= {"warmup": counts.warmup, "iterations": counts.iterations}
-        arms = {"same": plan, "slower": slowed(bench, plan, folder, backend, asked.slower)}
-        todo = [kind for kind in arms for _ in range(asked.comparisons - len(rows[kind]))]
-        random.Random(len(todo)).shuffle(todo)
-        for kind in todo:
-            number = len(rows["same"]) + len(rows["slower"])
-            row = one(bench, {A: plan, B: arms[kind]}, seed=number)
-            rows[kind].append(row)
+        arms = {A: plan, OTHERS["same"]: plan, OTHERS["slower"]: slowed(bench, plan, folder, backend, asked.slower)}
+        for number in range(len(rows["same"]), asked.sessions):
+            for kind, row in one(bench, arms, seed=number).items():
+                rows[kind].append(row)
+                print(f"{number + 1}: {kind}: {row['outcome']} after {row['pairs']} pairs, x {row['ratio']:.4f}", flush=True)
             asked.out.write_text(json.dumps({"settings": settings, "rows": rows}) + "\n")
-            print(f"{number + 1}: {kind}: {row['outcome']} after {row['pairs']} pairs, x {row['ratio']:.4f}", flush=True)
     result = {
         "machine": facts,
         "settings": settings,

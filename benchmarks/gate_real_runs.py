@@ -1,0 +1,179 @@
+"""The gate over real runs: unchanged code, a student made slower by widening, students made less accurate by noise.
+
+    python benchmarks/gate_real_runs.py --data DATA [--gates 20] [--slower 10] [--size 128] [--out FILE]
+
+DATA holds imagenette160/{train,val} and weights/. The student is MobileNetV2 with its ImageNet weights, taken up as an ONNX
+file and judged on the 800 validation photographs among 1,000 classes. Every gate is what CI does: `edgekd bench` in turns with
+the baseline run, then `edgekd gate` by eight budgets.
+
+large:   four artifacts x two runtimes x eight budgets, of the same file taken up and exported once more; wall time counts.
+same:    one artifact for each runtime, measured and judged again and again; a failure is a false alarm.
+slower:  the same network with a tenth more channels inside each block, which answers alike; not failing is a miss.
+worse:   weights with noise, until top-1 is 3 points lower (must fail) or 0.2 (inconclusive or passed); nothing is timed.
+
+Workers are shorter than those of the profile `gate` (half a second instead of six), which makes noise larger, never smaller.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from _imagenet_student import noisy, widened, write_model
+from _stopwatch import machine, write_result
+
+from edgekd import pipeline
+from edgekd.core.console import Console
+from edgekd.core.records import Artifact, Verdict
+from edgekd.core.store import RunFolder, read_record
+from edgekd.importing import Images
+
+RUNTIMES = ("onnxruntime", "openvino")
+SMALL = [{"use": use} for use in RUNTIMES]
+KINDS = ({}, {"precision": "fp16"}, {"precision": "int8", "quantise": {"images": 200, "keep_slower": True}})
+LARGE = [{"use": use, **kind} for use in RUNTIMES for kind in (*KINDS, {"batch": 1, "name": f"{use}-batch1"})]
+BENCH = {"profile": "gate", "threads": 1, "warmup": 100, "iterations": 300}
+BUDGETS = """\
+version: 1
+budgets:
+  - {id: not-slower, metric: latency.p50, max_ratio: {to: baseline, value: 1.05}}
+  - {id: fast, metric: latency.p50, max: 50ms}
+  - {id: even, metric: latency.p90, max: 100ms}
+  - {id: whole-way, metric: latency.e2e, max: 100ms}
+  - {id: not-worse, metric: accuracy.top1, max_drop: {to: baseline, points: 1.0}}
+  - {id: good, metric: accuracy.top1, min: 40%}
+  - {id: small, metric: size.bytes, max: 16MB}
+  - {id: parity, metric: parity.top1_agreement, min_counted: 85%}
+"""
+LATENCY, ACCURACY = "not-slower", "not-worse"
+
+
+class Bed:
+    """Where models, runs and budgets lie."""
+
+    def __init__(self, data: Path, folder: Path, size: int) -> None:
+        self.data, self.folder, self.size = data, folder, size
+        self.budgets = folder / "budgets.yaml"
+        self.budgets.write_text(BUDGETS)
+
+    def run_of(self, name: str, changed: Any, exports: list[dict[str, Any]]) -> Path:
+        """Take a network up as a file from outside, and export it."""
+        folder = self.folder / name
+        model = write_model(self.data, folder, size=self.size, changed=changed)
+        images = self.data / "imagenette160"
+        run, _ = pipeline.import_onnx(
+            model,
+            Images(data=images / "train", val=images / "val", classes=folder / "classes.tsv"),
+            contract=folder / "contract.yaml",
+            out=folder / "run",
+            assignments=(f"export={json.dumps(exports)}", f"bench={json.dumps(BENCH)}"),
+            console=Console(quiet=True),
+        )
+        pipeline.export(run, console=Console(quiet=True))
+        return run
+
+    def gate(self, run: Path, baseline: Path, *, timed: bool = True) -> dict[str, Any]:
+        """Measure anew in turns with the baseline, judge, and return what came of it."""
+        began = time.perf_counter()
+        if timed:
+            shutil.rmtree(RunFolder(run).root / "measurements", ignore_errors=True)
+            pipeline.bench(run, against=baseline, console=Console(quiet=True))
+        measured_s = time.perf_counter() - began
+        pipeline.report(run, console=Console(quiet=True))
+        began = time.perf_counter()
+        verdict = pipeline.gate(run, budgets=self.budgets, baseline=str(baseline), console=Console(quiet=True))
+        return {"measured_s": round(measured_s, 1), "judged_s": round(time.perf_counter() - began, 2), **told(verdict)}
+
+    def top1(self, run: Path) -> float:
+        """Return the accuracy through ONNX Runtime in fp32."""
+        artifact = read_record(Artifact, RunFolder(run).artifact("onnxruntime-fp32"))
+        assert artifact.accuracy is not None
+        return artifact.accuracy.top1
+
+
+def told(verdict: Verdict) -> dict[str, Any]:
+    """Return the outcome of each budget, and the findings of those that did not pass."""
+    of: dict[str, list[str]] = {}
+    for finding in verdict.findings:
+        of.setdefault(finding.id, []).append(finding.outcome)
+    return {
+        "outcome": verdict.outcome,
+        "findings": len(verdict.findings),
+        "budgets": {name: sorted(set(outcomes)) for name, outcomes in of.items()},
+        "because": [
+            f"{one.id} {one.subject}: {one.outcome}: {one.because}" for one in verdict.findings if one.outcome != "pass"
+        ],
+    }
+
+
+def worse_by(bed: Bed, points: float, within: float, baseline: Path, seed: int) -> tuple[Path, float]:
+    """Return a run whose top-1 is so many points below the baseline's: the amount of noise is found by halving."""
+    low, high, wanted = 0.0, 0.4, 100 * bed.top1(baseline) - points
+    for step in range(14):
+        amount = (low + high) / 2
+        name = f"worse-{points:g}-{seed}-{step}"
+        run = bed.run_of(name, lambda net, amount=amount: noisy(net, amount, seed), [{"use": "onnxruntime"}])
+        found = 100 * bed.top1(run)
+        print(f"noise {amount:.4f}, seed {seed}: {found:.2f} %, wanted {wanted:.2f} %", flush=True)
+        if abs(found - wanted) <= within:
+            break
+        shutil.rmtree(bed.folder / name)
+        low, high = (amount, high) if found > wanted else (low, amount)
+    else:
+        raise SystemExit(f"no amount of noise costs {points:g} points with seed {seed}")
+    return run, 100 * bed.top1(baseline) - found
+
+
+def repeated(bed: Bed, what: str, run: Path, baseline: Path, times: int) -> list[dict[str, Any]]:
+    """Return what so many gates said."""
+    rows = []
+    for number in range(times):
+        rows.append(bed.gate(run, baseline))
+        print(f"{what} {number + 1}: {rows[-1]['outcome']} in {rows[-1]['measured_s']} s; {rows[-1]['budgets']}", flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=os.environ.get("EDGEKD_DATA"), required="EDGEKD_DATA" not in os.environ)
+    parser.add_argument("--gates", type=int, default=20, help="of unchanged code")
+    parser.add_argument("--slower", type=int, default=10, help="gates of the wider student")
+    parser.add_argument("--wider", type=float, default=0.14, help="share of channels added inside each block")
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--seeds", type=int, default=3, help="students made worse, of each kind")
+    parser.add_argument("--out", type=Path, help="where the JSON goes (default: beside this file)")
+    asked = parser.parse_args()
+    facts = machine()
+    with tempfile.TemporaryDirectory(prefix="gates-") as temporary:
+        bed = Bed(Path(asked.data).resolve(), Path(temporary), asked.size)
+        as_it_is = lambda net: net  # noqa: E731
+        base = bed.run_of("base", as_it_is, SMALL)
+        rows = {
+            "same": repeated(bed, "same", bed.run_of("same", as_it_is, SMALL), base, asked.gates),
+            "slower": repeated(
+                bed, "slower", bed.run_of("slower", lambda net: widened(net, asked.wider), SMALL), base, asked.slower
+            ),
+        }
+        large_base = bed.run_of("large-base", as_it_is, LARGE)
+        rows["large"] = repeated(bed, "large", bed.run_of("large", as_it_is, LARGE), large_base, 1)
+        only = bed.run_of("only", as_it_is, [{"use": "onnxruntime"}])
+        for points, within in ((3.0, 0.26), (0.2, 0.13)):
+            found = rows[f"worse by {points:g} points"] = []
+            for seed in range(asked.seeds):
+                run, drop = worse_by(bed, points, within, only, seed)
+                found.append({"drop_points": round(drop, 3), **bed.gate(run, only, timed=False)})
+                print(f"worse by {drop:.2f} points: {found[-1]['budgets'][ACCURACY]}", flush=True)
+    protocol = {"size_px": asked.size, "bench": BENCH, "budgets": BUDGETS, "wider": asked.wider, "images": 800}
+    print("wrote", write_result("gate_real_runs", {"machine": facts, "protocol": protocol, "gates": rows}, asked.out))
+    for what, of in rows.items():
+        decided = LATENCY if what in ("same", "slower", "large") else ACCURACY
+        outcomes = [outcome for one in of for outcome in one["budgets"][decided]]
+        print(f"{what}: {len(of)} gates, {decided}: " + ", ".join(f"{outcomes.count(o)} {o}" for o in sorted(set(outcomes))))
+
+
+if __name__ == "__main__":
+    main()
