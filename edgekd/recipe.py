@@ -310,8 +310,8 @@ class Loaded:
             if first != index:
                 raise UsageError(
                     f"{self.document.where(('export', index))}: {backend.artifact_name} is exported twice"
-                    f" (also as export.{first}); a run holds one artifact for each backend and precision",
-                    mend="put the second one into a recipe of its own",
+                    f" (also as export.{first}); a run holds one artifact of a name",
+                    mend=f"give one of them a name of its own, for example `name: {backend.artifact_name}-b`",
                 )
 
     def _check_peers(self) -> None:

@@ -151,6 +151,15 @@ def test_the_same_artifact_twice_is_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path, text).startswith("FILE:7:60: onnxruntime-fp32 is exported twice (also as export.0)")
 
 
+def test_a_name_tells_two_artifacts_of_a_kind_apart(tmp_path: Path) -> None:
+    """One for floats and one for bytes, in one run; names that are no folder's, and the same name twice, are refused."""
+    text = SMALL + "export: [onnxruntime, {use: onnxruntime, inputs: uint8, name: bytes-1.0}]\n"
+    assert [backend.artifact_name for backend in loaded(tmp_path, text).backends] == ["onnxruntime-fp32", "bytes-1.0"]
+    assert "bytes-1.0 is exported twice" in refusal(tmp_path, text.replace("[onnxruntime", "[{use: openvino, name: bytes-1.0}"))
+    for name in ("..", "a/b", "''", "-x", f"{'x' * 65}"):
+        assert refusal(tmp_path, text.replace("bytes-1.0", name)).startswith("FILE:7:")
+
+
 def test_a_broken_third_party_part_is_not_the_askers_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The exit code is the machine's, 4."""
     from edgekd.core import parts

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
 
 MOST_LOST = 2  # rounds of one session; a device that loses more is broken
+UNEVEN = 1.15
+"""A round is uneven if the machine itself was so many times slower at one end of one of its workers than at another.
+
+Whoever shares the processor's cores, caches or memory slows everything down, and a guest is not told: load, steal time and
+clocks look as ever. Each worker therefore times the same small piece of arithmetic before and after its queries. That says
+nothing of the model, so it treats every arm alike: no comparison leans to a side when uneven rounds are measured anew. Ours.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +47,11 @@ class Worker:
 
 @dataclass(kw_only=True)
 class Session:
-    """The arms of a session with their plans, and what their workers have answered so far."""
+    """The arms of a session with their plans, and what their workers have answered so far.
+
+    `uneven` are the rounds that were measured anew because the machine was uneven: by what factor. That takes at most
+    `patience_s`, and never more time than what counts.
+    """
 
     bench: Workbench
     plans: Mapping[ArmName, Mapping[str, Any]]
@@ -48,7 +59,12 @@ class Session:
     timeout_s: float
     workers: dict[ArmName, list[Worker]] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
+    patience_s: float = 0.0
+    uneven: list[float] = field(default_factory=list)
     stopped_because: str = ""
+    _clock: Clock = MONOTONIC
+    _counted_s: float = 0.0
+    _repeated_s: float = 0.0
 
     def run(
         self,
@@ -60,6 +76,7 @@ class Session:
         clock: Clock = MONOTONIC,
     ) -> None:
         """Run rounds until a look says stop, or, after the first look, until the time is up; rounds are always whole."""
+        self._clock = clock
         arms = tuple(self.plans)
         self.workers = {arm: [] for arm in arms}
         begun_ns = clock()
@@ -74,8 +91,9 @@ class Session:
                 return
 
     def _whole_round(self, number: int, order: Sequence[ArmName], tell: Callable[[int, int, str], None]) -> None:
-        """Run a round; if a worker is lost on the way (connection, crash) the whole round is run anew, and that is told."""
+        """Run a round; anew if a worker is lost on the way (connection, crash) or the machine was uneven, and that is told."""
         while True:
+            begun_ns = self._clock()
             try:
                 ran = []
                 for position, arm in enumerate(order):
@@ -86,6 +104,13 @@ class Session:
                 if number == 0 or len(self.lost) > MOST_LOST:
                     raise
                 continue
+            took_s = (self._clock() - begun_ns) / 1e9
+            by = unevenness([worker.facts for _, worker in ran])
+            if by > UNEVEN and self._repeated_s + took_s <= min(self.patience_s, self._counted_s + took_s):
+                self.uneven.append(by)
+                self._repeated_s += took_s
+                continue
+            self._counted_s += took_s
             for arm, worker in ran:
                 self.workers[arm].append(worker)
             return
@@ -111,6 +136,12 @@ class Session:
         return Worker(facts=facts_of(answer, columns, number, position), answer=answer, columns=columns)
 
 
+def unevenness(workers: Sequence[WorkerFacts]) -> float:
+    """Return by what factor the machine's own pace differed over these workers; 1 where it is not known."""
+    paces_ns = [pace_ns for worker in workers for pace_ns in worker.pace_ns or ()]
+    return max(paces_ns) / min(paces_ns) if paces_ns else 1.0
+
+
 def facts_of(answer: Mapping[str, Any], columns: "Columns", number: int, position: int) -> WorkerFacts:
     """Return what a worker did once."""
     import numpy as np
@@ -130,5 +161,6 @@ def facts_of(answer: Mapping[str, Any], columns: "Columns", number: int, positio
         p50_ns=latency.nearest_rank(np.sort(columns["queue"][alone] + columns["infer"][alone]), 50.0) if len(at_ns) else None,
         exit=0,
         window_ns=(origin_ns, origin_ns + last_ns),
+        pace_ns=tuple(answer["pace_ns"]) if answer.get("pace_ns") else None,
         notes=tuple(answer.get("notes", ())),
     )

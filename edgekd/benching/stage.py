@@ -6,7 +6,7 @@ model, once for each runtime that takes it.
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from edgekd.benching.calibration import calibrate
 from edgekd.benching.inputs import Fed, Photographs
 from edgekd.benching.profiles import Profile
 from edgekd.benching.protocol import Evidence, judge
-from edgekd.benching.sessions import Session
+from edgekd.benching.sessions import UNEVEN, Session, unevenness
 from edgekd.benching.subjects import Load, Subject, plan_of, with_whole_way
 from edgekd.benching.writing import table_of, write_samples, write_telemetry
 from edgekd.core.console import Console
@@ -145,7 +145,8 @@ def _run(
         )
         for one in subjects
     }
-    session = Session(bench=workbench, plans=full, seed=settings.seed, timeout_s=settings.timeout_s)
+    patience_s = settings.profile.patience_s
+    session = Session(bench=workbench, plans=full, seed=settings.seed, timeout_s=settings.timeout_s, patience_s=patience_s)
     looks = settings.profile.looks if settings.rounds is None else (settings.rounds,)
     with ExitStack() as stack:
         log = stack.enter_context(workbench.telemetry())
@@ -302,6 +303,7 @@ def _facts(
     )
     because = done.session.stopped_because
     told = [*([f"stopped: {because}"] if because else []), *(f"lost-round: {lost}" for lost in done.session.lost)]
+    told += _neighbours(done.session)
     said = {key: ran[0].answer.get(key) for key in ("runtime", "executed_on", "executed_precision", "spin")}
     return said | {
         "artifact": one.digest,
@@ -336,6 +338,16 @@ def _circumstances(done: _Done, threads: int) -> tuple[Condition, ...]:
         *conditions.changed(done.before, done.after),
         *conditions.conditions(done.log, windows=windows, own_cpu_s=own_cpu_s or None, threads=threads),
     )
+
+
+def _neighbours(session: Session) -> Iterator[str]:
+    """Tell of rounds in which the machine itself was slower at one time than at another, though nothing else showed it."""
+    if session.uneven:
+        worst = f"up to {max(session.uneven):.2f} times slower at one moment than at another"
+        yield f"neighbours: {len(session.uneven)} rounds were measured anew; the machine itself was {worst}"
+    uneven = [unevenness([worker.facts for worker in ran]) > UNEVEN for ran in zip(*session.workers.values(), strict=True)]
+    if any(uneven):
+        yield f"neighbours: in {sum(uneven)} of {len(uneven)} rounds the machine itself was not of one speed"
 
 
 def _energy(done: _Done) -> tuple[Any, ...]:

@@ -24,6 +24,7 @@ The plan, JSON on stdin; paths are names in `folder` unless absolute:
                   best classes, with the stand-alone file `prepare`
 
 The answer, one line of JSON on stdout: `complaint` {exit_code, message, mend}, or what `measure` and `answer_to` return.
+`pace_ns` is the time of a fixed piece of arithmetic before and after, which says how fast the machine itself was.
 Samples are int64, column by column, little-endian, compressed, in base64; `at` counts from `origin_ns` of the machine's
 monotonic clock, and a time that was not measured is -1. While the worker works, file descriptor 1 is stderr, so that a chatty
 runtime cannot spoil the answer.
@@ -55,6 +56,8 @@ MODES = ("single", "paced", "offline")
 TOP = 5
 MOST_SAMPLES = 4_000_000  # of one recording, so that a model of microseconds does not fill the memory
 _SPIN_NS = 300_000  # a paced query is awaited by looking at the clock this long before it is due; sleeping is not exact
+_PACE_STEPS = 20_000  # about a millisecond
+_PACE_REPEATS = 9
 _PR_SET_PDEATHSIG = 1
 
 Clock = Callable[[], int]
@@ -282,8 +285,15 @@ def said_by(session: Any) -> dict[str, Any]:
 
 
 # ----------------------------------------------------------------------------------------------------------- the process
-def answer_to(plan: dict[str, Any], *, clock: Clock = time.perf_counter_ns, cpu_clock: Clock = time.process_time_ns) -> Any:
+def answer_to(
+    plan: dict[str, Any],
+    *,
+    clock: Clock = time.perf_counter_ns,
+    cpu_clock: Clock = time.process_time_ns,
+    pace: Callable[[], int] | None = None,
+) -> Any:
     """Do what a plan asks; what can be explained becomes a complaint."""
+    pace = pace or pace_ns
     os.environ.update({str(key): str(value) for key, value in plan.get("environment", {}).items()})
     refusals: tuple[type[BaseException], ...] = (Refusal,)
     session = None
@@ -297,10 +307,12 @@ def answer_to(plan: dict[str, Any], *, clock: Clock = time.perf_counter_ns, cpu_
         if not plan.get("describe"):
             images = np.load(os.path.join(plan["folder"], plan["inputs"]), allow_pickle=False)
         opened = opener(plan, runtime)
+        before_ns = pace()
         start_ns = clock()
         session = opened()
         load_ns = clock() - start_ns
         told = described(session) if plan.get("describe") else measure(session, plan, images, clock=clock, cpu_clock=cpu_clock)
+        after_ns = pace()
     except refusals as error:
         return complaint(error)
     finally:
@@ -313,9 +325,21 @@ def answer_to(plan: dict[str, Any], *, clock: Clock = time.perf_counter_ns, cpu_
         "load_ns": load_ns,
         "process_cpu_ns": cpu_clock(),
         "peak_rss_bytes": peak_rss_bytes(),
+        "pace_ns": [before_ns, after_ns],
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         **packed(told),
     }
+
+
+def pace_ns(clock: Clock = time.perf_counter_ns) -> int:
+    """Return how long a fixed piece of arithmetic takes on this machine at this moment: the median of a few."""
+    found = []
+    for _ in range(_PACE_REPEATS):
+        start_ns, total = clock(), 0
+        for number in range(_PACE_STEPS):
+            total += number
+        found.append(clock() - start_ns)
+    return sorted(found)[_PACE_REPEATS // 2]
 
 
 def check_plan(plan: dict[str, Any]) -> None:

@@ -9,12 +9,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, Self
+
+from pydantic import Field
 
 from edgekd.core.errors import UsageError
 from edgekd.core.evidence import Evidence
 from edgekd.core.parts import Part
 from edgekd.core.records import (
+    ARTIFACT_NAME,
     Artifact,
     DataFacts,
     DeviceFacts,
@@ -372,16 +375,18 @@ class Backend(Part):
     """Exporter and runner of one runtime, in one file. Module level imports neither torch nor the runtime.
 
     One with `several_outputs` exports students with further heads; its sessions have `run_all`, which returns every output.
+    `name` tells two artifacts of one backend and precision apart, in the run's folders, in budgets and in reports.
     """
 
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
     several_outputs: ClassVar[bool] = False
+    name: Annotated[str, Field(pattern=ARTIFACT_NAME)] | None = None
     precision: str = "fp32"
 
     @property
     def artifact_name(self) -> str:
-        """Return `<backend>-<precision>`, the name of the artifact's folder."""
-        return f"{self.ref().use}-{self.precision}"
+        """Return the name of the artifact's folder: `name`, or `<backend>-<precision>`."""
+        return self.name or f"{self.ref().use}-{self.precision}"
 
     def cannot_run_here(self) -> str:
         """Return why this machine is the wrong one to run what it exports, and how to run it on the right one; '' if it is not.

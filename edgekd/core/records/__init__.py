@@ -4,7 +4,17 @@ Every record says who made it (`made_by`) and from which records (`from_`, name 
 back to the pixels. Units are in the names; shares are fractions in [0, 1].
 """
 
-from edgekd.core.records.artifacts import Artifact, Candidate, Flip, HeadFacts, Parity, ParityDecision, Quantisation, TensorSpec
+from edgekd.core.records.artifacts import (
+    ARTIFACT_NAME,
+    Artifact,
+    Candidate,
+    Flip,
+    HeadFacts,
+    Parity,
+    ParityDecision,
+    Quantisation,
+    TensorSpec,
+)
 from edgekd.core.records.candidates import (
     BlockLatency,
     Candidates,
@@ -61,6 +71,7 @@ from edgekd.core.records.reports import (
 )
 
 __all__ = [
+    "ARTIFACT_NAME",
     "BASELINE_ARM",
     "CANDIDATE",
     "IMPORTED",

@@ -1,5 +1,6 @@
 """A student in the form that a runtime loads, with what that runtime made of it."""
 
+import re
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -7,6 +8,9 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from edgekd.core.parts import PartRef
 from edgekd.core.records.checkpoints import Accuracy, InputContract
 from edgekd.core.records.record import Fact, FileRef, Record
+
+ARTIFACT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+"""What an artifact may be called: it names a folder and files."""
 
 
 class TensorSpec(Fact):
@@ -175,8 +179,15 @@ class Artifact(Record):
 
     @property
     def name(self) -> str:
-        """Return `<backend>-<precision>`, the name of the artifact's folder."""
-        return f"{self.backend.use}-{self.precision}"
+        """Return the name of the artifact's folder: what the recipe calls it, or `<backend>-<precision>`."""
+        return str(self.backend.options.get("name") or f"{self.backend.use}-{self.precision}")
+
+    @model_validator(mode="after")
+    def _has_the_name_of_a_folder(self) -> Self:
+        name = self.backend.options.get("name")
+        if name is not None and not (isinstance(name, str) and re.fullmatch(ARTIFACT_NAME, name)):
+            raise ValueError(f"{name!r} cannot name an artifact")
+        return self
 
     @model_validator(mode="after")
     def _ran_or_says_why_not(self) -> Self:

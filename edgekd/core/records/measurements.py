@@ -1,8 +1,8 @@
 """How long an artifact takes on a device, and on what kind of device in what state."""
 
-from typing import ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from edgekd.core.records.circumstances import Energy, Fingerprint
 from edgekd.core.records.record import Fact, FileRef, Record
@@ -55,8 +55,9 @@ class Counts(Fact):
 class WorkerFacts(Fact):
     """What one fresh process did once: its place in the session, loading, first inference, memory; its times are the samples'.
 
-    `p50_ns` is the median of its queries. `window_ns` is when its counted queries began and ended, on the device's monotonic
-    clock, as in the telemetry.
+    `p50_ns` is the median of its queries, `pace_ns` the time of a fixed piece of arithmetic before and after, which is the
+    machine's own. `window_ns` is when its counted queries began and ended, on the device's monotonic clock, as in the
+    telemetry.
     """
 
     round: int
@@ -70,6 +71,15 @@ class WorkerFacts(Fact):
     exit: int
     window_ns: tuple[int, int]
     notes: tuple[str, ...] = ()
+    pace_ns: tuple[int, int] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the pace where none was measured, so that records made before it was keep their digest."""
+        facts: dict[str, Any] = write(self)
+        if self.pace_ns is None:
+            facts.pop("pace_ns", None)
+        return facts
 
 
 class Sustained(Fact):
