@@ -79,6 +79,8 @@ def test_a_worker_is_a_process_that_answers_its_samples(work: Work) -> None:
     assert (found["runtime"], found["executed_on"], found["executed_precision"]) == ("lab 1.0", "CPU", "fp32")
     assert found["peak_rss_bytes"] > 10**7
     assert found["process_cpu_ns"] > found["cpu_ns"] >= 0
+    assert len(found["pace_ns"]) == 2
+    assert min(found["pace_ns"]) > 10_000
 
 
 def test_chatter_does_not_spoil_the_answer(work: Work) -> None:

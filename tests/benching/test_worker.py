@@ -323,6 +323,19 @@ def test_samples_survive_the_way_back() -> None:
     assert len(told["samples"]) < 16 * len(rows)
 
 
+def test_the_pace_of_the_machine_is_the_median_of_a_few_looks() -> None:
+    """Nine pieces of arithmetic, of which one was interrupted for a second."""
+    times = iter([5, 5, 10**9, 6, 7, 5, 6, 6, 8])
+    now, ends = [0], [False]
+
+    def clock() -> int:
+        now[0] += next(times) if ends[0] else 0
+        ends[0] = not ends[0]
+        return now[0]
+
+    assert worker.pace_ns(clock) == 6
+
+
 def test_a_plan_of_another_protocol_is_refused() -> None:
     """A worker of another version does not guess."""
     told = worker.answer_to({"protocol": "0"})

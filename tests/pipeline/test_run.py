@@ -53,6 +53,24 @@ def test_a_run_leaves_every_record_and_page(finished: Path) -> None:
         assert (finished / "run" / page).stat().st_size > 500
 
 
+def test_two_artifacts_of_a_kind_stand_side_by_side_by_name(finished: Path, edgekd: Call) -> None:
+    """Floats and bytes, both fp32 through one runtime: each has its folder, its parity, its measurement and its findings."""
+    text = (finished / "recipe.yaml").read_text()
+    named = "  - {use: onnxruntime, inputs: uint8, name: bytes}\nbench:"
+    (finished / "recipe.yaml").write_text(text.replace("bench:", named, 1))
+    code, out, err = edgekd("run", finished / "recipe.yaml", "--out", finished / "run")
+    assert code == 0, err
+    folder = RunFolder(finished / "run")
+    assert "artifacts/onnxruntime-fp32" not in err
+    artifact = read_record(Artifact, folder.artifact("bytes"))
+    assert (artifact.name, artifact.precision, artifact.inputs[0].dtype) == ("bytes", "fp32", "uint8")
+    assert read_record(Measurement, folder.measurement("bytes", "local")).artifact == artifact.digest()
+    report = read_record(Report, folder.report)
+    assert [artifact.name for artifact in report.artifacts] == ["onnxruntime-fp32", "bytes"]
+    assert "bytes" in out
+    assert "bytes" in (finished / "run/report.md").read_text()
+
+
 def test_a_second_run_does_nothing_and_says_so(finished: Path, edgekd: Call) -> None:
     """Not one record is written again."""
     before = stamps(finished / "run")
