@@ -46,8 +46,8 @@ export:
   - {{use: openvino, precision: int8, quantise: {quantise}}}
 bench: {{threads: 1, profile: quick}}
 """
-# Both figures are wanted whatever comes out: nothing is refused for being slower or losing too much.
-QUANTISE = "{images: 300, keep_slower: true, max_drop: 100}"
+# A slower one is wanted too; one that loses more than a point is refused, and stands in the table all the same.
+QUANTISE = "{images: 300, keep_slower: true}"
 
 
 def rows_of(report: Report, *, aware: bool, seed: int) -> list[dict[str, Any]]:
@@ -74,6 +74,7 @@ def rows_of(report: Report, *, aware: bool, seed: int) -> list[dict[str, Any]]:
                 "int8_top1": int8.accuracy.top1,
                 "drop_points": 100 * (clean.accuracy.top1 - int8.accuracy.top1),
                 "chosen": chosen.name,
+                "refused": search.refused,
                 "first_of_grid": naive.name,
                 "first_of_grid_drop_points": 100 * (search.float_top1_correct - naive.top1_correct) / search.judged_images,
                 "judged_images": search.judged_images,
