@@ -19,14 +19,20 @@ if TYPE_CHECKING:
 SAMPLES_PER_IMAGE = 128
 _CLIPPED = np.linspace(1.0, 0.3, 29)  # shares of the full range that `by_mse` tries
 _CHANNELS_AXIS = 1
+_PARTS = ("lows", "highs", "sample", "mean")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What was seen of one tensor: its extremes, an even sample of its numbers, its mean in each channel (axis 1)."""
+    """What was seen of one tensor: its extremes, an even sample of its numbers, its mean in each channel (axis 1).
+
+    `mean_low` and `mean_high` are the extremes of one image, on average over images.
+    """
 
     low: float
     high: float
+    mean_low: float
+    mean_high: float
     sample_S: "Array"
     mean_C: "Array"
 
@@ -44,7 +50,7 @@ def observe(model: "ModelProto", tensors: Sequence[str], batches: Iterable["Arra
     watched = _with_reductions(model, tensors)
     session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
     source = session.get_inputs()[0].name
-    names = [f"{tensor}/{part}" for tensor in tensors for part in ("low", "high", "sample", "mean")]
+    names = [f"{tensor}/{part}" for tensor in tensors for part in _PARTS]
     seen: list[list[Array]] = []
     weights: list[int] = []
     for image_BCHW in batches:
@@ -55,8 +61,10 @@ def observe(model: "ModelProto", tensors: Sequence[str], batches: Iterable["Arra
     columns = dict(zip(names, zip(*seen, strict=True), strict=True))
     return {
         tensor: Seen(
-            low=float(np.min(columns[f"{tensor}/low"])),
-            high=float(np.max(columns[f"{tensor}/high"])),
+            low=float(np.concatenate(columns[f"{tensor}/lows"]).min()),
+            high=float(np.concatenate(columns[f"{tensor}/highs"]).max()),
+            mean_low=float(np.concatenate(columns[f"{tensor}/lows"]).mean()),
+            mean_high=float(np.concatenate(columns[f"{tensor}/highs"]).mean()),
             sample_S=np.concatenate([part.reshape(-1) for part in columns[f"{tensor}/sample"]]),
             mean_C=np.average(np.stack(columns[f"{tensor}/mean"]), axis=0, weights=weights),
         )
@@ -68,6 +76,11 @@ def observe(model: "ModelProto", tensors: Sequence[str], batches: Iterable["Arra
 def by_minmax(seen: Seen) -> tuple[float, float]:
     """Return the whole range that was seen."""
     return seen.low, seen.high
+
+
+def by_average(seen: Seen) -> tuple[float, float]:
+    """Return the range of one image, on average: what only a few images reach does not cost all of them their levels."""
+    return seen.mean_low, seen.mean_high
 
 
 def by_percentile(seen: Seen, *, percent: float = 99.9) -> tuple[float, float]:
@@ -93,6 +106,7 @@ def by_mse(seen: Seen, *, levels: int = 256) -> tuple[float, float]:
 
 CALIBRATORS: Mapping[str, Callable[[Seen], tuple[float, float]]] = {
     "minmax": by_minmax,
+    "average": by_average,
     "percentile": by_percentile,
     "mse": by_mse,
 }
@@ -109,6 +123,7 @@ def _with_reductions(model: "ModelProto", tensors: Sequence[str]) -> "ModelProto
     watched.CopyFrom(model)
     graph = watched.graph
     del graph.output[:]
+    opset = _opset(watched)
     constants: dict[str, Sequence[int]] = {"watch/flat": [-1], "watch/start": [0], "watch/end": [2**62], "watch/channels": [1]}
 
     def node(kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
@@ -121,25 +136,26 @@ def _with_reductions(model: "ModelProto", tensors: Sequence[str]) -> "ModelProto
         # An odd step that shares no factor with rows or channels would be ideal; odd is enough to wander through both.
         constants[f"{tensor}/step"] = [max(1, per_image // SAMPLES_PER_IMAGE) | 1]
         flat = node("Reshape", [tensor, "watch/flat"], f"{tensor}/flattened")
-        node("ReduceMin", [flat], f"{tensor}/low", keepdims=0)
-        node("ReduceMax", [flat], f"{tensor}/high", keepdims=0)
+        rows = node("Flatten", [tensor], f"{tensor}/rows", axis=1)
+        for kind, part in (("ReduceMin", "lows"), ("ReduceMax", "highs")):
+            graph.node.append(_reduced(kind, rows, f"{tensor}/{part}", [1], opset=opset, constants=constants))
         node("Slice", [flat, "watch/start", "watch/end", "watch/start", f"{tensor}/step"], f"{tensor}/sample")
         axes = [axis for axis in range(len(shape)) if axis != _CHANNELS_AXIS]
-        graph.node.append(_mean_over(tensor, axes, opset=_opset(watched), constants=constants))
-        for part in ("low", "high", "sample", "mean"):
+        graph.node.append(_reduced("ReduceMean", tensor, f"{tensor}/mean", axes, opset=opset, constants=constants))
+        for part in _PARTS:
             graph.output.append(helper.make_tensor_value_info(f"{tensor}/{part}", TensorProto.FLOAT, None))
     for name, numbers in constants.items():
         graph.initializer.append(numpy_helper.from_array(np.asarray(numbers, dtype=np.int64), name))
     return watched
 
 
-def _mean_over(tensor: str, axes: list[int], *, opset: int, constants: dict[str, Sequence[int]]) -> Any:
+def _reduced(kind: str, source: str, output: str, axes: list[int], *, opset: int, constants: dict[str, Sequence[int]]) -> Any:
     from onnx import helper
 
     if opset < 18:  # the axes became an input
-        return helper.make_node("ReduceMean", [tensor], [f"{tensor}/mean"], axes=axes, keepdims=0)
-    constants[f"{tensor}/axes"] = axes
-    return helper.make_node("ReduceMean", [tensor, f"{tensor}/axes"], [f"{tensor}/mean"], keepdims=0)
+        return helper.make_node(kind, [source], [output], axes=axes, keepdims=0)
+    constants[f"{output}/axes"] = axes
+    return helper.make_node(kind, [source, f"{output}/axes"], [output], keepdims=0)
 
 
 def _opset(model: "ModelProto") -> int:

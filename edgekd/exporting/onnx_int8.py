@@ -42,7 +42,7 @@ class Scheme:
 
     weights: Literal["channel", "tensor"] = "channel"
     activations: Literal["uint8", "int8"] = "uint8"
-    ranges: Literal["minmax", "percentile", "mse"] = "minmax"
+    ranges: Literal["minmax", "average", "percentile", "mse"] = "minmax"
     bias_correction: bool = False
     operators: Literal["all", "weighted"] = "all"
     keep_float: tuple[str, ...] = ()
@@ -53,8 +53,9 @@ _SIGNED = Scheme(activations="int8", operators="weighted", fused=True)
 FUSED: dict[str, Scheme] = {
     "naive": replace(_SIGNED, weights="tensor"),
     "minmax": _SIGNED,
+    "average": replace(_SIGNED, ranges="average"),
+    "average + bias correction": replace(_SIGNED, ranges="average", bias_correction=True),
     "percentile": replace(_SIGNED, ranges="percentile"),
-    "mse": replace(_SIGNED, ranges="mse"),
     "mse + bias correction": replace(_SIGNED, ranges="mse", bias_correction=True),
 }
 """The grid of a runtime that fuses what follows a product and takes signed int8 only."""
@@ -97,25 +98,27 @@ class OnnxQuantiser:
         return tuple(self._attempt(name, scheme) for name, scheme in self._schemes.items())
 
     def _usual(self) -> dict[str, Scheme]:
-        ends = (self.layers[0], self.layers[-1])
         schemes = {
             "naive": Scheme(weights="tensor", activations="int8"),
             "minmax": Scheme(),
-            "percentile": Scheme(ranges="percentile"),
-            "mse": Scheme(ranges="mse"),
+            "average": Scheme(ranges="average"),
+            "average + bias correction": Scheme(ranges="average", bias_correction=True),
+            "percentile + bias correction": Scheme(ranges="percentile", bias_correction=True),
             "mse + bias correction": Scheme(ranges="mse", bias_correction=True),
-            "mse + bias correction, ends in float": Scheme(ranges="mse", bias_correction=True, keep_float=ends),
-            "mse + bias correction, products only": Scheme(ranges="mse", bias_correction=True, operators="weighted"),
         }
-        if squeezes := squeeze_and_excite(self.model):
-            schemes["mse + bias correction, squeeze in float"] = Scheme(ranges="mse", bias_correction=True, keep_float=squeezes)
         if platform.machine().lower() not in ("x86_64", "amd64"):  # where products of signed numbers are not the slower ones
-            schemes["mse + bias correction, signed"] = Scheme(ranges="mse", bias_correction=True, activations="int8")
+            schemes["average + bias correction, signed"] = Scheme(ranges="average", bias_correction=True, activations="int8")
         return schemes
 
     def careful(self, best: str) -> Iterator[Attempt]:
-        """Yield the scheme `best` with the most sensitive 1, 2, 4, 8 ... layers in float."""
+        """Yield the scheme `best` with the usual exceptions, then with the most sensitive 1, 2, 4, 8 ... layers in float."""
         scheme = self._schemes[best]
+        ends = (self.layers[0], self.layers[-1])
+        yield self._attempt(f"{best}, ends in float", replace(scheme, keep_float=(*scheme.keep_float, *ends)))
+        if squeezes := squeeze_and_excite(self.model):
+            yield self._attempt(f"{best}, squeeze in float", replace(scheme, keep_float=(*scheme.keep_float, *squeezes)))
+        if scheme.operators != "weighted":
+            yield self._attempt(f"{best}, products only", replace(scheme, operators="weighted"))
         ranked = self.by_sensitivity(scheme)
         count = 1
         while count < len(ranked):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from edgekd.exporting.onnx_int8 import OnnxQuantiser
 
-_QDQ = {"naive": "naive, from ONNX", "mse + bias correction": "mse + bias correction, from ONNX"}
+_QDQ = {name: f"{name}, from ONNX" for name in ("naive", "average + bias correction", "mse + bias correction")}
 _PRESETS = {
     "NNCF": {"preset": "performance", "bias correction": "fast"},
     "NNCF, mixed": {"preset": "mixed", "bias correction": "fast"},

@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.exporting import activations
-from edgekd.exporting.activations import Seen, by_minmax, by_mse, by_percentile, observe
+from edgekd.exporting.activations import Seen, by_average, by_minmax, by_mse, by_percentile, observe
 
 RANDOM = np.random.default_rng(0)
 WEIGHT = RANDOM.normal(size=(4, 3, 3, 3)).astype(np.float32)
@@ -39,6 +39,8 @@ def test_extremes_means_and_samples_are_those_of_the_tensors(opset: int) -> None
     for name, expected in (("image", image), ("map", convolved(image)), ("out", np.maximum(convolved(image), 0))):
         assert seen[name].low == pytest.approx(expected.min(), abs=1e-5)
         assert seen[name].high == pytest.approx(expected.max(), abs=1e-5)
+        each = expected.reshape(len(expected), -1)
+        assert (seen[name].mean_low, seen[name].mean_high) == pytest.approx((each.min(1).mean(), each.max(1).mean()), abs=1e-5)
         np.testing.assert_allclose(seen[name].mean_C, expected.mean(axis=(0, 2, 3)), atol=1e-5)
         flat = np.concatenate([part.reshape(-1) for part in np.split(expected, [3, 8])])
         assert np.abs(seen[name].sample_S[:, None] - flat[None]).min(axis=1).max() < 1e-5  # each is one of the numbers
@@ -52,12 +54,18 @@ def test_without_images_nothing_is_known() -> None:
 
 
 def seen_of(numbers: np.ndarray) -> Seen:
-    return Seen(low=float(numbers.min()), high=float(numbers.max()), sample_S=numbers, mean_C=np.zeros(1))
+    low, high = float(numbers.min()), float(numbers.max())
+    return Seen(low=low, high=high, mean_low=low / 2, mean_high=high / 4, sample_S=numbers, mean_C=np.zeros(1))
 
 
 def test_minmax_is_the_range() -> None:
     """The simplest calibrator."""
     assert by_minmax(seen_of(np.array([-2.0, 0.5, 7.0]))) == (-2.0, 7.0)
+
+
+def test_average_is_the_range_of_one_image() -> None:
+    """What a few images reach does not count for all of them."""
+    assert by_average(seen_of(np.array([-2.0, 0.5, 8.0]))) == (-1.0, 2.0)
 
 
 def test_percentile_cuts_both_ends_evenly() -> None:

@@ -1,5 +1,7 @@
 """exporting/onnx_int8.py: schemes become graphs that answer nearly alike, layers are ranked, biases are corrected."""
 
+from itertools import islice
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -33,7 +35,7 @@ def test_every_scheme_of_the_grid_is_int8_and_answers_nearly_alike(quantiser: On
     clean_BK = run(quantiser.model, IMAGES[0])
     attempts = quantiser.grid()
     assert attempts[0].name == "naive"
-    assert len({attempt.name for attempt in attempts}) == len(attempts) >= 7
+    assert len({attempt.name for attempt in attempts}) == len(attempts) >= 6
     for scheme in quantiser._schemes.values():
         model = quantiser.quantised(scheme)
         kinds = {tensor.data_type for tensor in model.graph.initializer}
@@ -83,8 +85,22 @@ def test_the_most_sensitive_layer_comes_first_and_is_kept_first() -> None:
     assert quantiser.by_sensitivity(Scheme(weights="tensor"))[0] == depthwise
     quantiser.grid()
     attempts = list(quantiser.careful("naive"))
-    assert [attempt.kept_float for attempt in attempts] == [2**i for i in range(len(attempts))]
-    assert attempts[0].name == "naive, 1 layers in float"
+    usual, layers = attempts[:2], attempts[2:]
+    assert [attempt.name for attempt in usual] == ["naive, ends in float", "naive, products only"]
+    assert usual[1].options["operators"] == "weighted"
+    assert [attempt.kept_float for attempt in layers] == [2**i for i in range(len(layers))]
+    assert layers[0].name == "naive, 1 layers in float"
+
+
+def test_squeeze_and_excite_goes_back_to_float_before_single_layers() -> None:
+    """Where a student has it, it is among the first exceptions that a search tries."""
+    import timm
+
+    module = timm.create_model("mobilenetv3_small_050", num_classes=4).eval()
+    quantiser = OnnxQuantiser(graph.to_onnx(tiny_exportable(module)), CALIBRATION)
+    quantiser.grid()
+    names = [attempt.name for attempt in islice(quantiser.careful("average"), 3)]
+    assert names == ["average, ends in float", "average, squeeze in float", "average, products only"]
 
 
 def _groups(node: onnx.NodeProto) -> int:
@@ -113,7 +129,9 @@ def test_corrected_biases_give_back_the_mean_of_the_output(groups: int) -> None:
     made = helper.make_graph([node], "g", [x], [y], tensors)
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     expected = run(model, image).mean(axis=(0, 2, 3))
-    seen = {"x": Seen(low=0.0, high=4.0, sample_S=image.reshape(-1), mean_C=image.mean(axis=(0, 2, 3)))}
+    seen = {
+        "x": Seen(low=0.0, high=4.0, mean_low=0.0, mean_high=4.0, sample_S=image.reshape(-1), mean_C=image.mean(axis=(0, 2, 3)))
+    }
     corrected = onnx.ModelProto()
     corrected.CopyFrom(model)
     onnx_int8._correct_biases(corrected, seen, per_channel=False)
