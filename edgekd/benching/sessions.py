@@ -62,9 +62,9 @@ class Session:
     patience_s: float = 0.0
     uneven: list[float] = field(default_factory=list)
     stopped_because: str = ""
-    _clock: Clock = MONOTONIC
-    _counted_s: float = 0.0
-    _repeated_s: float = 0.0
+    _clock: Clock = field(default=MONOTONIC, init=False, repr=False)
+    _counted_s: float = field(default=0.0, init=False, repr=False)
+    _repeated_s: float = field(default=0.0, init=False, repr=False)
 
     def run(
         self,

@@ -285,15 +285,8 @@ def said_by(session: Any) -> dict[str, Any]:
 
 
 # ----------------------------------------------------------------------------------------------------------- the process
-def answer_to(
-    plan: dict[str, Any],
-    *,
-    clock: Clock = time.perf_counter_ns,
-    cpu_clock: Clock = time.process_time_ns,
-    pace: Callable[[], int] | None = None,
-) -> Any:
+def answer_to(plan: dict[str, Any], *, clock: Clock = time.perf_counter_ns, cpu_clock: Clock = time.process_time_ns) -> Any:
     """Do what a plan asks; what can be explained becomes a complaint."""
-    pace = pace or pace_ns
     os.environ.update({str(key): str(value) for key, value in plan.get("environment", {}).items()})
     refusals: tuple[type[BaseException], ...] = (Refusal,)
     session = None
@@ -307,12 +300,12 @@ def answer_to(
         if not plan.get("describe"):
             images = np.load(os.path.join(plan["folder"], plan["inputs"]), allow_pickle=False)
         opened = opener(plan, runtime)
-        before_ns = pace()
+        before_ns = pace_ns()
         start_ns = clock()
         session = opened()
         load_ns = clock() - start_ns
         told = described(session) if plan.get("describe") else measure(session, plan, images, clock=clock, cpu_clock=cpu_clock)
-        after_ns = pace()
+        after_ns = pace_ns()
     except refusals as error:
         return complaint(error)
     finally:
