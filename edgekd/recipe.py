@@ -337,7 +337,12 @@ class Loaded:
         """Return the recipe as YAML with every default and every path written out; reading it gives the same recipe."""
         from ruamel.yaml import YAML
 
-        single = {"data": self.source, "student": self.student, "method": self.method}
+        imported = self.recipe.student.use == IMPORTED  # then student and method are no parts, only facts to keep
+        single: dict[str, Part | PartRef] = {
+            "data": self.source,
+            "student": self.recipe.student if imported else self.student,
+            "method": self.recipe.method if imported else self.method,
+        }
         several = {
             "teachers": self.teachers,
             "export": self.backends,
@@ -408,8 +413,8 @@ def _plain(value: Any) -> Any:
     return [_plain(one) for one in value] if isinstance(value, tuple | list) else value
 
 
-def _written(part: Part) -> dict[str, Any]:
-    ref = part.ref()
+def _written(part: Part | PartRef) -> dict[str, Any]:
+    ref = part if isinstance(part, PartRef) else part.ref()
     return {"use": ref.use, **ref.options}
 
 

@@ -84,6 +84,21 @@ def test_a_foreign_model_goes_the_whole_way(model: Path, edgekd: Call, tmp_path:
 
 
 @pytest.mark.usefixtures("images")
+def test_an_imported_model_is_measured_in_turns_with_an_earlier_one(model: Path, edgekd: Call, tmp_path: Path) -> None:
+    """Its bench section can be changed like any run's, and `--against` adds the other run's artifacts as arms."""
+    sets = [word for value in (*FAST, "export=[onnxruntime]") for word in ("--set", value)]
+    for name in ("earlier", "run"):
+        code, _, err = edgekd("import-onnx", model, *options(tmp_path), "--out", tmp_path / name, *sets)
+        assert code == 0, err
+        code, _, err = edgekd("export", tmp_path / name)
+        assert code == 0, err
+    code, _, err = edgekd("bench", tmp_path / "run", "--against", tmp_path / "earlier", "--set", "bench.rounds=1")
+    assert code == 0, err
+    found = {path.name for path in (tmp_path / "run/measurements").glob("*.json")}
+    assert found == {"onnxruntime-fp32@local.json", "onnxruntime-fp32@local.baseline.json"}
+
+
+@pytest.mark.usefixtures("images")
 def test_a_second_import_does_nothing_and_another_contract_does(model: Path, edgekd: Call, tmp_path: Path) -> None:
     """As with every stage."""
     run = tmp_path / "run"
