@@ -26,7 +26,7 @@ from typing import Any
 from _imagenet_student import noisy, widened, write_model
 from _stopwatch import machine, write_result
 
-from edgekd import pipeline
+from edgekd import importing, pipeline, verdicts
 from edgekd.core.console import Console
 from edgekd.core.records import Artifact, Verdict
 from edgekd.core.store import RunFolder, read_record
@@ -65,7 +65,7 @@ class Bed:
         folder = self.folder / name
         model = write_model(self.data, folder, size=self.size, changed=changed)
         images = self.data / "imagenette160"
-        run, _ = pipeline.import_onnx(
+        run, _ = importing.import_onnx(
             model,
             Images(data=images / "train", val=images / "val", classes=folder / "classes.tsv"),
             contract=folder / "contract.yaml",
@@ -83,9 +83,9 @@ class Bed:
             shutil.rmtree(RunFolder(run).root / "measurements", ignore_errors=True)
             pipeline.bench(run, against=baseline, console=Console(quiet=True))
         measured_s = time.perf_counter() - began
-        pipeline.report(run, console=Console(quiet=True))
+        verdicts.report(run, console=Console(quiet=True))
         began = time.perf_counter()
-        verdict = pipeline.gate(run, budgets=self.budgets, baseline=str(baseline), console=Console(quiet=True))
+        verdict = verdicts.gate(run, budgets=self.budgets, baseline=str(baseline), console=Console(quiet=True))
         return {"measured_s": round(measured_s, 1), "judged_s": round(time.perf_counter() - began, 2), **told(verdict)}
 
     def top1(self, run: Path) -> float:

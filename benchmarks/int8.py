@@ -17,7 +17,7 @@ from typing import Any
 from _imagenet_student import write_model
 from _stopwatch import machine, write_result
 
-from edgekd import pipeline
+from edgekd import importing, pipeline
 from edgekd.core.console import Console
 from edgekd.core.records import Artifact, Measurement
 from edgekd.importing import Images
@@ -57,7 +57,7 @@ def main() -> None:
         model = write_model(data, folder)
         images = Images(data=data / "imagenette160/train", val=data / "imagenette160/val", classes=folder / "classes.tsv")
         settings = (f"export=[{', '.join(asked)}]", f"bench.threads={options.threads}", "bench.profile=quick")
-        run, _ = pipeline.import_onnx(
+        run, _ = importing.import_onnx(
             model, images, contract=folder / "contract.yaml", out=folder / "run", assignments=settings, console=Console()
         )
         began = time.perf_counter()

@@ -24,7 +24,7 @@ from typing import Any, cast
 from _ranking import agreement, print_table, standardised
 from _stopwatch import machine, write_result
 
-from edgekd import pipeline
+from edgekd import choosing
 from edgekd.block_timing import Stopwatch
 from edgekd.core import parts
 from edgekd.core.console import Console
@@ -197,7 +197,7 @@ def find(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         recipe = Path(folder) / "search.yaml"
         recipe.write_text(row.replace("DATA/", f"{options.data.resolve()}/") + section)
-        found = pipeline.search(recipe, out=options.out or Path("runs/mobile_space_found"), console=Console())
+        found = choosing.search(recipe, out=options.out or Path("runs/mobile_space_found"), console=Console())
     winner = found.candidates[found.winner]
     assert winner.measured is not None
     about = f"found within {limit_ms:.2f} ms: {winner.measured.p50_ms:.2f} ms, {winner.parameters:,} parameters"

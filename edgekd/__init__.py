@@ -13,14 +13,14 @@ __version__ = "0.1.0"
 _HOME = {
     "run": "edgekd.pipeline",
     "distill": "edgekd.pipeline",
-    "finetune": "edgekd.pipeline",
-    "probe": "edgekd.pipeline",
-    "backbone": "edgekd.pipeline",
-    "search": "edgekd.pipeline",
+    "finetune": "edgekd.students",
+    "probe": "edgekd.students",
+    "backbone": "edgekd.students",
+    "search": "edgekd.choosing",
     "export": "edgekd.pipeline",
     "bench": "edgekd.pipeline",
-    "report": "edgekd.pipeline",
-    "gate": "edgekd.pipeline",
+    "report": "edgekd.verdicts",
+    "gate": "edgekd.verdicts",
     "load_recipe": "edgekd.recipe",
 }
 __all__ = ["__version__", *sorted(_HOME)]

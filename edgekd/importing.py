@@ -78,7 +78,7 @@ class Images:
         return {"use": "folder", "train": str(folder), "val": str(folder), "allow_leaks": True}
 
 
-def take_up(
+def import_onnx(
     model: Path,
     images: Images,
     *,

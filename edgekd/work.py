@@ -14,7 +14,7 @@ from edgekd.core.console import Console, Progress
 from edgekd.core.errors import UsageError
 from edgekd.core.host import made_by, usable_cores
 from edgekd.core.plan import Train
-from edgekd.core.records import IMPORTED, Artifact, Checkpoint, Report, StartFacts, Verdict, licences_of_weights
+from edgekd.core.records import IMPORTED, Artifact, Checkpoint, MadeBy, Report, StartFacts, Verdict, licences_of_weights
 from edgekd.core.store import (
     BASELINE,
     CHECKPOINT,
@@ -66,8 +66,12 @@ class Work:
     peer: str = ""
 
     def __post_init__(self) -> None:
-        self.made_by = made_by(self.command)
         self.recipe = self.loaded.recipe
+
+    @cached_property
+    def made_by(self) -> MadeBy:
+        """Return who makes the records of this work; asks git, which a gate on finished records does without."""
+        return made_by(self.command)
 
     @cached_property
     def source(self) -> contracts.Source:
@@ -404,9 +408,8 @@ class Work:
         from edgekd.judging import stage
 
         names = [backend.artifact_name for backend in self.loaded.backends]
-        return stage.make_report(
-            recipe_name=self.recipe.name, run=self.folder, artifacts=names, made_by=self.made_by, kept=kept
-        )
+        by = self.made_by if kept is None else kept.made_by
+        return stage.make_report(recipe_name=self.recipe.name, run=self.folder, artifacts=names, made_by=by, kept=kept)
 
     def forget(self, folder: str, wanted: set[str]) -> None:
         """Remove what an earlier version of the recipe left, so that a report never mixes two recipes."""

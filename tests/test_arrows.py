@@ -22,7 +22,8 @@ ARROWS: dict[str, set[str]] = {
     "recipe": {"core"},
     "testing": {"core"},
     "doctor": {"core"},
-    "inspection": {"core", "recipe", "judging"},
+    "inspection": {"core", "recipe", "judging", "summaries"},
+    "summaries": {"core", "judging"},
     # Neighbours of the rooms: they take finished runs as records, and words and tables for people from judging.
     "rendering": {"core"},
     "baselines": {"core", "inspection"},
@@ -35,28 +36,19 @@ ARROWS: dict[str, set[str]] = {
     "student_search": {"core", "recipe", "work", "block_timing", *ROOMS},
     "measuring": {"core", "recipe", "work", *ROOMS},
     "devices": {"core", "benching"},
-    "pipeline": {
-        "",
-        "core",
-        "recipe",
-        "work",
-        "pilot",
-        "measuring",
-        "finetuning",
-        "importing",
-        "baselines",
-        "history",
-        "student_search",
-        *ROOMS,
-    },
+    "runs": {"core", "recipe", "work"},
+    "verdicts": {"core", "work", "runs", "judging", "baselines", "history"},
+    "choosing": {"core", "recipe", "work", "runs", "pilot", "student_search", "distilling"},
+    "students": {"core", "work", "runs", "finetuning", "distilling", "exporting"},
+    "pipeline": {"core", "recipe", "work", "runs", "measuring", "verdicts", "exporting"},
     "cli": {
-        *("", "core", "recipe", "devices", "doctor", "inspection", "pipeline", "pilot", "finetuning", "importing"),
-        *("rendering", "baselines", "history"),
+        *("", "core", "recipe", "devices", "doctor", "inspection", "summaries", "rendering", "baselines", "history"),
+        *("pipeline", "verdicts", "choosing", "students", "finetuning", "importing"),
     },
 }
 VERSION = "edgekd.__version__"  # the one name that everybody may take from the top
 # A CI box without torch can do all of this; core may name torch's types, for type checkers only.
-LIGHT = {"", "core", "judging", "recipe", "doctor", "inspection", "rendering", "baselines", "history", "cli"}
+LIGHT = {"", "core", "judging", "recipe", "doctor", "inspection", "summaries", "rendering", "baselines", "history", "cli"}
 
 
 @dataclass(frozen=True)
@@ -218,7 +210,7 @@ def test_a_wrong_arrow_is_found(module: str, source: str) -> None:
         ("edgekd.core.contracts", "import typing\nif typing.TYPE_CHECKING:\n    import torch"),
         ("edgekd.core.stats", "def f():\n    import numpy\n    from scipy import stats"),
         ("edgekd.core.host", "def f():\n    from edgekd import __version__"),
-        ("edgekd.pipeline", "def f():\n    from edgekd.judging import stage\n    from edgekd import __version__"),
+        ("edgekd.verdicts", "def f():\n    from edgekd.judging import stage\n    from edgekd import __version__"),
         ("edgekd.cli", "def f():\n    from edgekd import pipeline, __version__"),
         ("edgekd.judging.formats._plots", "import matplotlib\nimport torchless"),
     ],

@@ -16,9 +16,9 @@ def rank(recipe: RecipeFile, quick: Quick = False, set_: Set = None, json: Json 
 
     What each one's features are worth there, before anything is trained.
     """
-    from edgekd import pipeline
+    from edgekd import choosing
 
-    ranking = pipeline.rank_teachers(
+    ranking = choosing.rank_teachers(
         recipe, quick=quick, assignments=set_ or (), command=command_line(), console=console_of(quiet)
     )
     print_records([ranking], json)
@@ -39,9 +39,9 @@ def pilot(
     Several methods and the student without a teacher; the worse half drops out, the rest get twice as much. Leaves pilot.md
     and winner.yaml, the recipe to run.
     """
-    from edgekd import pipeline
+    from edgekd import choosing
 
-    result = pipeline.pilot(
+    result = choosing.pilot(
         recipe,
         out=out,
         quick=quick,

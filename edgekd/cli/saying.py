@@ -35,13 +35,13 @@ def print_lines(lines: Sequence[str]) -> None:
 
 def print_records(records: "Sequence[Record]", as_json: bool) -> None:
     """Print what records say in a few lines each, or the records themselves (several as a JSON array)."""
-    from edgekd import inspection
+    from edgekd import summaries
 
     if as_json:
         print(records[0].to_json() if len(records) == 1 else "[" + ",\n".join(r.to_json() for r in records) + "]")
         return
     for record in records:
-        print_lines(inspection.summary(record))
+        print_lines(summaries.summary(record))
 
 
 def end_with(verdict: "Verdict", as_json: bool) -> NoReturn:

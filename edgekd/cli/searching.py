@@ -23,9 +23,9 @@ def search(
     Untrained students are scored against the teacher, under a latency that was measured. Leaves search.json, search.html and
     winner.yaml, the recipe that trains the found one. Stopped, the same command goes on.
     """
-    from edgekd import pipeline
+    from edgekd import choosing
 
-    found = pipeline.search(
+    found = choosing.search(
         recipe,
         out=out,
         quick=quick,

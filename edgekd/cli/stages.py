@@ -192,9 +192,9 @@ def report(
     quiet: Quiet = False,
 ) -> None:
     """Write a run's report anew, in every format."""
-    from edgekd import pipeline
+    from edgekd import verdicts
 
-    found = pipeline.report(run, recompute=recompute, command=command_line(), console=console_of(quiet))
+    found = verdicts.report(run, recompute=recompute, command=command_line(), console=console_of(quiet))
     print_records([found], json)
 
 
@@ -231,9 +231,9 @@ def gate(
         return
     if run is None:
         raise UsageError("which run? Give its folder", mend="edgekd gate RUN")
-    from edgekd import pipeline
+    from edgekd import verdicts
 
-    verdict = pipeline.gate(
+    verdict = verdicts.gate(
         run,
         budgets=budgets,
         baseline=baseline,

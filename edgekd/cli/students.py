@@ -58,7 +58,7 @@ def finetune(
 
     The images are --data, a recipe's, or the checkpoint's own. For other classes the last layer starts afresh.
     """
-    from edgekd import finetuning, inspection, pipeline
+    from edgekd import finetuning, students, summaries
 
     labelled = finetuning.Labelled(
         data=data, val=val, val_fraction=val_fraction, recipe=recipe, labels_per_class=labels_per_class, fraction=fraction
@@ -66,7 +66,7 @@ def finetune(
     tuning = finetuning.Tuning(mode=finetuning.mode_of(mode), lr=lr, epochs=epochs, batch=batch, seed=seed)
     if fractions is not None:
         shares = finetuning.fractions_of(fractions, mode=tuning.mode)
-        probes = pipeline.probe(
+        probes = students.probe(
             checkpoint,
             labelled,
             fractions=shares,
@@ -81,7 +81,7 @@ def finetune(
         return
     if tap is not None:
         raise UsageError("--tap belongs to --fractions")
-    trained = pipeline.finetune(
+    trained = students.finetune(
         checkpoint,
         labelled,
         tuning=tuning,
@@ -92,7 +92,7 @@ def finetune(
         console=console_of(quiet),
     )
     print_records([trained], json)
-    print_lines(() if json else inspection.worth(trained))
+    print_lines(() if json else summaries.worth(trained))
 
 
 @app.command()
@@ -112,10 +112,10 @@ def backbone(
 
     As weights that timm and torch load without edgekd, and as an embedding in ONNX.
     """
-    from edgekd import pipeline
+    from edgekd import students
 
     print_records(
-        [pipeline.backbone(run, out, formats=format_, tap=tap, command=command_line(), console=console_of(quiet))], json
+        [students.backbone(run, out, formats=format_, tap=tap, command=command_line(), console=console_of(quiet))], json
     )
 
 
@@ -139,10 +139,10 @@ def import_onnx(
     The file is inspected before any runtime opens it, and judged as it came. Then export, bench, report and gate take the run
     folder as they take any other.
     """
-    from edgekd import importing, pipeline
+    from edgekd import importing
 
     images = importing.Images(data=data, val=val, recipe=recipe, classes=classes)
-    run, record = pipeline.import_onnx(
+    run, record = importing.import_onnx(
         model,
         images,
         contract=contract,
@@ -169,9 +169,9 @@ def import_weights(
 
     Only weights are read; a file that holds more is refused, because reading it could run code.
     """
-    from edgekd import pipeline
+    from edgekd import students
 
-    print_lines(pipeline.import_weights(source, target, key=key, strip=strip, overwrite=overwrite))
+    print_lines(students.import_weights(source, target, key=key, strip=strip, overwrite=overwrite))
 
 
 def run_of(
@@ -189,9 +189,9 @@ def run_of(
         if any(option is not None for option in (data, classes, contract, out, set_)):
             raise UsageError("--data, --classes, --contract, --out and --set belong to a MODEL.onnx")
         return run
-    from edgekd import importing, pipeline
+    from edgekd import importing
 
     images = importing.Images(data=data, classes=classes)
-    return pipeline.import_onnx(
+    return importing.import_onnx(
         run, images, contract=contract, out=out, assignments=set_ or (), command=command_line(), console=console_of(quiet)
     )[0]

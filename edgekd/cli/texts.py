@@ -26,9 +26,9 @@ def embed_classes(
 
     What a CLIP's text tower makes of them, for `zero_shot:` of teachers and students. Needs the extra `clip`.
     """
-    from edgekd import pipeline
+    from edgekd import students
 
-    lines = pipeline.embed_classes(
+    lines = students.embed_classes(
         classes, out, model=model, pretrained=pretrained, templates=template or (), sha256=sha256, overwrite=overwrite
     )
     print_lines(lines)

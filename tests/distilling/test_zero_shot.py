@@ -150,18 +150,18 @@ def test_a_random_open_clip_tower_embeds_classes(tmp_path: Path) -> None:
 
 def test_the_command_writes_a_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was asked stands in it; a file that is there already is not written over without a word."""
-    from edgekd import pipeline
+    from edgekd import students
 
     monkeypatch.setattr(zero_shot, "_text_tower", lambda *_, **__: (Tower(), tokenise))
     (tmp_path / "classes.txt").write_text("tench\nspaniel\n")
     target = tmp_path / "texts.safetensors"
-    (said,) = pipeline.embed_classes(tmp_path / "classes.txt", target, model="m", pretrained="p")
+    (said,) = students.embed_classes(tmp_path / "classes.txt", target, model="m", pretrained="p")
     assert said == f"wrote {target}: 2 classes, 26 wide, logit scale 20"
     with safe_open(target, framework="pt") as file:
         assert json.loads(file.metadata()["templates"]) == ["a photo of a {}."]
     with pytest.raises(UsageError, match="is there already"):
-        pipeline.embed_classes(tmp_path / "classes.txt", target, model="m", pretrained="p")
-    pipeline.embed_classes(tmp_path / "classes.txt", target, model="m", pretrained="p", templates=("{}",), overwrite=True)
+        students.embed_classes(tmp_path / "classes.txt", target, model="m", pretrained="p")
+    students.embed_classes(tmp_path / "classes.txt", target, model="m", pretrained="p", templates=("{}",), overwrite=True)
     assert zero_shot.read_texts(target).classes == ("tench", "spaniel")
 
 

@@ -160,7 +160,7 @@ def test_the_table_of_label_shares_is_right(finished: Path, edgekd: Call) -> Non
 
 def test_the_table_says_mean_interval_and_spread() -> None:
     """Right 6, 8 and 10 of 20: mean 40 %, Wilson's interval at 8 of 20, sd of the draws 10 %."""
-    from edgekd.inspection import _draws
+    from edgekd.summaries import _draws
 
     share = LabelledShare(fraction=0.1, labels=3, images=20, draws=(0, 1, 2), probe_correct=(6, 8, 10), knn_correct=(8, 8, 8))
     z, p, n = 1.959964, 0.4, 20

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from edgekd import pilot as piloting
+from edgekd.choosing import pilot
 from edgekd.core.console import silent
 from edgekd.core.contracts import FeatureSpec, Sample
 from edgekd.core.errors import UsageError
@@ -25,7 +26,6 @@ from edgekd.distilling.methods.kd import Kd
 from edgekd.distilling.methods.unic import Unic
 from edgekd.judging import halving
 from edgekd.judging.selection import pilot_lines
-from edgekd.pipeline import pilot
 from edgekd.recipe import Pilot, load_recipe
 
 Call = Callable[..., tuple[int, str, str]]
