@@ -42,9 +42,7 @@ def bench_all(work: Work, *, comparisons: Sequence[Pairing] = ()) -> tuple[Measu
         made = _session(work, device, subjects, settings, comparisons)
         kept |= set(made)
         found += made.values()
-    files = {name.removesuffix(".json") + ".npz" for name in kept} | {
-        measurement.telemetry.path for measurement in found if measurement.telemetry is not None
-    }
+    files = {ref.path for one in found for ref in (one.samples, one.set_aside, one.telemetry) if ref is not None}
     work.forget("measurements", kept | files)
     return tuple(found)
 

@@ -49,8 +49,8 @@ class Worker:
 class Session:
     """The arms of a session with their plans, and what their workers have answered so far.
 
-    `uneven` are the rounds that were measured anew because the machine was uneven: by what factor. That takes at most
-    `patience_s`, and never more time than what counts.
+    `uneven` are the rounds that were measured anew because the machine was uneven: by what factor; their workers are
+    `set_aside`, kept but not counted. Measuring anew takes at most `patience_s`, and never more time than what counts.
     """
 
     bench: Workbench
@@ -61,6 +61,7 @@ class Session:
     lost: list[str] = field(default_factory=list)
     patience_s: float = 0.0
     uneven: list[float] = field(default_factory=list)
+    set_aside: dict[ArmName, list[Worker]] = field(default_factory=dict)
     stopped_because: str = ""
     _clock: Clock = field(default=MONOTONIC, init=False, repr=False)
     _counted_s: float = field(default=0.0, init=False, repr=False)
@@ -109,10 +110,10 @@ class Session:
             if by > UNEVEN and self._repeated_s + took_s <= min(self.patience_s, self._counted_s + took_s):
                 self.uneven.append(by)
                 self._repeated_s += took_s
+                _add(self.set_aside, ran)
                 continue
             self._counted_s += took_s
-            for arm, worker in ran:
-                self.workers[arm].append(worker)
+            _add(self.workers, ran)
             return
 
     def percentiles(self, percent: float) -> dict[ArmName, list[float]]:
@@ -134,6 +135,11 @@ class Session:
         if int(alone.sum()) != plan["iterations"]:
             raise MachineError(f"{plan['whose']} did not answer the {plan['iterations']} samples it was asked for")
         return Worker(facts=facts_of(answer, columns, number, position), answer=answer, columns=columns)
+
+
+def _add(workers: dict[ArmName, list[Worker]], ran: Sequence[tuple[ArmName, Worker]]) -> None:
+    for arm, worker in ran:
+        workers.setdefault(arm, []).append(worker)
 
 
 def unevenness(workers: Sequence[WorkerFacts]) -> float:

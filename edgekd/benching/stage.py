@@ -269,6 +269,10 @@ def _write(
         arm: write_samples(out / f"{name}.npz", table_of(done.session.workers[arm], done.sustained.get(arm)))
         for arm, name in names.items()
     }
+    set_aside = {
+        arm: write_samples(out / f"{names[arm]}.set-aside.npz", table_of(workers))
+        for arm, workers in done.session.set_aside.items()
+    }
     telemetry = write_telemetry(out / f"session@{facts.name}.telemetry.jsonl", done.log)
     plans = {f"{arm.artifact} {arm.arm}": _told(plan) for arm, plan in done.session.plans.items()}
     session = digest_of({"plans": plans, "seed": settings.seed, "samples": [ref.sha256 for ref in files.values()]})
@@ -276,7 +280,11 @@ def _write(
     made = {}
     for one in subjects:
         common = {"session": session, "device": facts, "telemetry": telemetry, "energy": energy, "made_by": made_by}
-        own = {"from_": from_.get(one.arm, {"artifact": one.digest}), "samples": files[one.arm]}
+        own = {
+            "from_": from_.get(one.arm, {"artifact": one.digest}),
+            "samples": files[one.arm],
+            "set_aside": set_aside.get(one.arm),
+        }
         facts_of_arm = _facts(one, done, settings, facts, circumstances)
         measurement = Measurement.model_validate(common | own | facts_of_arm)
         write_record(out / f"{names[one.arm]}.json", measurement)
@@ -344,7 +352,7 @@ def _neighbours(session: Session) -> Iterator[str]:
     """Tell of rounds in which the machine itself was slower at one time than at another, though nothing else showed it."""
     if session.uneven:
         worst = f"up to {max(session.uneven):.2f} times slower at one moment than at another"
-        yield f"neighbours: {len(session.uneven)} rounds were measured anew; the machine itself was {worst}"
+        yield f"neighbours: {len(session.uneven)} rounds were set aside and measured anew; the machine itself was {worst}"
     uneven = [unevenness([worker.facts for worker in ran]) > UNEVEN for ran in zip(*session.workers.values(), strict=True)]
     if any(uneven):
         yield f"neighbours: in {sum(uneven)} of {len(uneven)} rounds the machine itself was not of one speed"

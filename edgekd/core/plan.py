@@ -1,19 +1,18 @@
 """How to train, as a recipe says it: the sections that the recipe and the distilling room both read."""
 
 from math import ceil
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Literal, cast
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
 from edgekd.core.config import FilePath
+from edgekd.core.growing import later
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -90,8 +89,8 @@ class Train(Section):
     workers: Annotated[int, Field(ge=0)] | None = None
     labelled_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     evaluate_every: Share = 0.1
-    freeze: Literal["backbone", "all"] | None = None
-    fake_quantise: bool = False
+    freeze: Literal["backbone", "all"] | None = later(None)
+    fake_quantise: bool = later(False)
     augment: Augment = Augment()
 
     @model_validator(mode="after")
@@ -101,16 +100,6 @@ class Train(Section):
         if self.fake_quantise and self.ema is not None:
             raise ValueError("`ema` averages weights that `fake_quantise` rounds: leave one of them out")
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what is not asked for, so that what was trained before there was such a thing is not trained again."""
-        settings: dict[str, Any] = write(self)
-        if self.freeze is None:
-            settings.pop("freeze", None)
-        if not self.fake_quantise:
-            settings.pop("fake_quantise", None)
-        return settings
 
 
 class Cache(Section):

@@ -61,6 +61,19 @@ class Failing(FakeDevice):
         return made
 
 
+class Disturbed(FakeDevice):
+    """A device that is half as fast again while its second worker begins."""
+
+    def bench(self) -> FakeBench:
+        def time_ns(_plan: Any, _index: int) -> int:
+            slow = len(made.plans) == 2
+            made.answers["pace_ns"] = [(2 if slow else 1) * MS, MS]
+            return (30 if slow else 20) * MS
+
+        made = FakeBench(time_ns)
+        return made
+
+
 class OneColour(TinySource):
     """Images that are all alike."""
 
@@ -324,6 +337,18 @@ def test_a_failure_leaves_the_old_record(
     with pytest.raises(error, match=words):
         run(**changes)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_what_was_measured_anew_is_kept_beside_what_counts(run: Callable[..., Measurement], out: Path) -> None:
+    """The disturbed worker is in a file of its own, which the record names, and in none of the samples that count."""
+    measurement = run(device=Disturbed())
+    assert measurement.set_aside is not None
+    assert "neighbours" in codes(measurement.flags)
+    with np.load(out / measurement.set_aside.path, allow_pickle=False) as aside:
+        assert set(aside["infer"].tolist()) == {30 * MS}
+        assert set(aside["round"].tolist()) == {1}
+    assert set(read_samples(measurement, folder=out)["infer"].tolist()) == {20 * MS}
+    assert run(device=FakeDevice()).set_aside is None
 
 
 def test_a_published_figure_has_a_run_without_a_pause(

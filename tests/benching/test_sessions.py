@@ -252,6 +252,8 @@ def test_a_round_with_a_neighbour_in_it_is_measured_anew() -> None:
     assert [len(workers) for workers in session.workers.values()] == [4, 4]
     medians = session.percentiles(50.0)
     assert medians[A] == medians[B] == [20.0 * MS] * 4
+    aside = [float(np.median(worker.latency_ns)) / MS for workers in session.set_aside.values() for worker in workers]
+    assert sorted(aside) == [20.0, 30.0]  # one worker of each arm, kept all the same, and in none of the figures
 
 
 @pytest.mark.parametrize("bench", [paced(range(1, 1000)), paced({3}, by=1.1), FakeBench(lambda _p, _i: 20 * MS)])

@@ -1,10 +1,11 @@
 """A student in the form that a runtime loads, with what that runtime made of it."""
 
 import re
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
+from edgekd.core.growing import later
 from edgekd.core.parts import PartRef
 from edgekd.core.records.checkpoints import Accuracy, InputContract
 from edgekd.core.records.record import Fact, FileRef, Record
@@ -22,15 +23,7 @@ class TensorSpec(Fact):
     name: str
     shape: tuple[int | str, ...]
     dtype: str
-    classes: tuple[str, ...] = ()
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out classes where there are none of its own, so that records made before there could be keep their digest."""
-        facts: dict[str, Any] = write(self)
-        if not self.classes:
-            facts.pop("classes", None)
-        return facts
+    classes: tuple[str, ...] = later(())
 
 
 class Flip(Fact):
@@ -67,15 +60,7 @@ class Parity(Fact):
     top1_agreements: int
     flips: tuple[Flip, ...]
     non_finite: int = 0
-    decision: ParityDecision | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out an absent decision, so that artifacts made before there was one keep their digest."""
-        facts: dict[str, Any] = write(self)
-        if self.decision is None:
-            facts.pop("decision", None)
-        return facts
+    decision: ParityDecision | None = later(None)
 
     @property
     def top1_agreement(self) -> float:
@@ -136,15 +121,7 @@ class Quantisation(Fact):
     float_median_ms: float | None
     candidates: tuple[Candidate, ...]
     refused: str = ""
-    judged_through: str = ""
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out that nothing stood in, so that searches made before anything could keep their artifact's digest."""
-        facts: dict[str, Any] = write(self)
-        if not self.judged_through:
-            facts.pop("judged_through", None)
-        return facts
+    judged_through: str = later("")
 
 
 class Artifact(Record):
@@ -171,11 +148,11 @@ class Artifact(Record):
     parity: Parity | None
     accuracy: Accuracy | None
     licences: dict[str, str] = Field(default={})
-    quantisation: Quantisation | None = None
-    not_executed: str = ""
-    macs: int | None = None
-    heads: tuple[HeadFacts, ...] = ()
-    flips: FileRef | None = None
+    quantisation: Quantisation | None = later(None)
+    not_executed: str = later("")
+    macs: int | None = later(None)
+    heads: tuple[HeadFacts, ...] = later(())
+    flips: FileRef | None = later(None)
 
     @property
     def name(self) -> str:
@@ -194,16 +171,3 @@ class Artifact(Record):
         if (self.parity is None, self.accuracy is None) != (bool(self.not_executed),) * 2:
             raise ValueError("an artifact has parity and accuracy, or says in `not_executed` why it has not")
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what is not said, so that artifacts made before it could be said keep their digest."""
-        facts: dict[str, Any] = write(self)
-        if self.quantisation is None:
-            facts.pop("quantisation", None)
-        for name in ("not_executed", "heads", "flips"):
-            if not getattr(self, name):
-                facts.pop(name, None)
-        if self.macs is None:
-            facts.pop("macs", None)
-        return facts

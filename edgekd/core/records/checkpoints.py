@@ -1,9 +1,8 @@
 """A trained student: what it learned from, how, how good it is, and how its images are prepared."""
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
-
+from edgekd.core.growing import later
 from edgekd.core.parts import PartRef
 from edgekd.core.records.record import Fact, FileRef, Record
 
@@ -29,15 +28,7 @@ class InputContract(Fact):
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     channels: Literal["RGB"] = "RGB"
     value_range: tuple[float, float] = (0.0, 1.0)
-    resize_inside: bool = False
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out `resize_inside` where it is not so: records made before there was such a thing keep their digest."""
-        facts: dict[str, Any] = write(self)
-        if not self.resize_inside:
-            facts.pop("resize_inside", None)
-        return facts
+    resize_inside: bool = later(False)
 
     @property
     def takes_bytes(self) -> bool:
@@ -104,18 +95,8 @@ class TeacherFacts(Fact):
     precision: str = "fp32"
     probe_top1: float | None = None
     knn_top1: float | None = None
-    classes: tuple[str, ...] = ()
-    accuracy: Accuracy | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what is not known, so that records made before it could be keep their digest."""
-        facts: dict[str, Any] = write(self)
-        if not self.classes:
-            facts.pop("classes", None)
-        if self.accuracy is None:
-            facts.pop("accuracy", None)
-        return facts
+    classes: tuple[str, ...] = later(())
+    accuracy: Accuracy | None = later(None)
 
 
 class TrainingFacts(Fact):
@@ -188,18 +169,9 @@ class Checkpoint(Record):
     knn_top1: float | None
     probe_top1: float | None
     seed: int
-    representation: Representation | None = None
-    start: StartFacts | None = None
-    heads: dict[str, tuple[str, ...]] = Field(default={})
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what there is not, so that checkpoints made before there could be such keep their digest."""
-        facts: dict[str, Any] = write(self)
-        for name in ("representation", "start", "heads"):
-            if not getattr(self, name):
-                facts.pop(name, None)
-        return facts
+    representation: Representation | None = later(None)
+    start: StartFacts | None = later(None)
+    heads: dict[str, tuple[str, ...]] = later({})
 
 
 def licences_of_weights(checkpoint: Checkpoint) -> dict[str, str]:

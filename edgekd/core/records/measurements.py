@@ -1,9 +1,10 @@
 """How long an artifact takes on a device, and on what kind of device in what state."""
 
-from typing import Any, ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
+from edgekd.core.growing import later
 from edgekd.core.records.circumstances import Energy, Fingerprint
 from edgekd.core.records.record import Fact, FileRef, Record
 
@@ -71,15 +72,7 @@ class WorkerFacts(Fact):
     exit: int
     window_ns: tuple[int, int]
     notes: tuple[str, ...] = ()
-    pace_ns: tuple[int, int] | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out the pace where none was measured, so that records made before it was keep their digest."""
-        facts: dict[str, Any] = write(self)
-        if self.pace_ns is None:
-            facts.pop("pace_ns", None)
-        return facts
+    pace_ns: tuple[int, int] | None = later(None)
 
 
 class Sustained(Fact):
@@ -131,6 +124,7 @@ class Measurement(Record):
     synthetic_input: bool = False
     counts: Counts
     samples: FileRef
+    set_aside: FileRef | None = later(None)
     workers: tuple[WorkerFacts, ...]
     telemetry: FileRef | None = None
     energy: tuple[Energy, ...] = ()
