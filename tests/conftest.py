@@ -117,6 +117,12 @@ def _loaded(name: str) -> ModuleType:
     return module
 
 
+@pytest.fixture(autouse=True)
+def _unconfined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands called in this process do what they do here, where a test can look; `test_confining` starts real ones."""
+    monkeypatch.setattr("edgekd.cli.confining.held", True)
+
+
 @pytest.fixture
 def fresh_register() -> Iterator[None]:
     """Let a test add parts, and forget them afterwards."""

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         app(args=arguments)
     except (EdgekdError, Interrupted) as error:
-        _complain(error)
+        complain(error)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -54,7 +54,8 @@ def _stop(number: int, _frame: FrameType | None) -> NoReturn:
     raise Interrupted(number)
 
 
-def _complain(error: EdgekdError | Interrupted) -> None:
+def complain(error: EdgekdError | Interrupted) -> None:
+    """Print an error as a person reads it, with nothing in it that a terminal would act on."""
     from edgekd.core.console import printable
 
     print(printable(f"error: {error}"), file=sys.stderr)

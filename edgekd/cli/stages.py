@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from edgekd.cli.confining import confine_foreign
 from edgekd.cli.options import (
     Classes,
     ContractFile,
@@ -125,6 +126,7 @@ def export(
 
     if artifact and not bisect:
         raise UsageError("--artifact belongs to --bisect")
+    confine_foreign(run)
     if bundle:
         print_records(pipeline.bundle(run, out=out, command=command_line(), console=console_of(quiet)), json)
         return
@@ -172,6 +174,7 @@ def bench(
         return
     changes = set_ or []
     if run.suffix == ".onnx":
+        confine_foreign(run)
         run = run_of(run, data=data, classes=classes, contract=contract, out=out, set_=set_, quiet=quiet)
         exported = pipeline.export(run, command=command_line(), console=console_of(quiet))
         print_records(() if json else exported, as_json=False)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from edgekd.cli.confining import confine
 from edgekd.cli.options import (
     CheckpointFile,
     Classes,
@@ -141,6 +142,7 @@ def import_onnx(
     """
     from edgekd import importing
 
+    confine(model)
     images = importing.Images(data=data, val=val, recipe=recipe, classes=classes)
     run, record = importing.import_onnx(
         model,
@@ -171,6 +173,7 @@ def import_weights(
     """
     from edgekd import students
 
+    confine(source)
     print_lines(students.import_weights(source, target, key=key, strip=strip, overwrite=overwrite))
 
 
