@@ -117,6 +117,14 @@ def _loaded(name: str) -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_lease() -> Iterator[None]:
+    """Tests that run side by side measure side by side; their figures are not looked at."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEKD_LOCAL_LEASE", f"test-{os.getpid()}")
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _unconfined(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands called in this process do what they do here, where a test can look; `test_confining` starts real ones."""

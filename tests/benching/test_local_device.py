@@ -26,6 +26,20 @@ Answer = dict[str, Any]
 Work = Callable[..., Answer]
 
 
+def test_one_at_a_time_measures_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second session is refused and told who measures, as one over ssh would be; the lease is free once that is done."""
+    said = rf"this machine has been in use by .*process {os.getpid()} for 0 s \(bench\)"
+    with Local().ready():
+        with pytest.raises(MachineError, match=said), Local().ready():
+            pass
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setenv("EDGEKD_LOCAL_LEASE", f"other-cores-{os.getpid()}")
+            with Local().ready():
+                pass
+    with Local().ready():
+        pass
+
+
 @pytest.fixture
 def work(make_plan: Callable[..., dict[str, Any]]) -> Work:
     """Return a function that has one worker of the local device do what the backend `lab` is told."""

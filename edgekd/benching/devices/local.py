@@ -18,7 +18,8 @@ from edgekd.core.records import DeviceFacts
 class Local(Device):
     """This machine: fresh processes one after the other, threads bound to the cores it may use.
 
-    `name` goes into the record and the file name.
+    `name` goes into the record and the file name. One process at a time measures here, whether it came by ssh or not; where
+    several have cores of their own, EDGEKD_LOCAL_LEASE names what they do not share.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "local"
@@ -38,6 +39,12 @@ class Local(Device):
 
     @contextmanager
     def ready(self) -> Iterator[Workbench]:
-        """Make a temporary folder for what workers need; it is gone afterwards."""
-        with tempfile.TemporaryDirectory(prefix="edgekd-bench-") as root:
+        """Lease the machine and make a temporary folder for what workers need; both are gone afterwards.
+
+        Raises `MachineError` naming who measures here already.
+        """
+        from edgekd.benching.local_lease import leased
+
+        name = os.environ.get("EDGEKD_LOCAL_LEASE") or "edgekd"
+        with leased(name), tempfile.TemporaryDirectory(prefix="edgekd-bench-") as root:
             yield LocalBench(Path(root), self.facts())

@@ -64,14 +64,14 @@ def refused(address: Address, error: Mapping[str, Any]) -> EdgekdError:
     return _KINDS.get(str(error.get("kind")), MachineError)(f"{address}: {message}", mend=mend)
 
 
-def in_use(address: Address, told: Mapping[str, Any]) -> MachineError:
+def in_use(where: object, told: Mapping[str, Any]) -> MachineError:
     """Return who measures on a device, since when, and how long that may last."""
     who = printable(str(told.get("owner") or f"process {told.get('process', '?')} of account {told.get('account', '?')}"))
     held, left = told.get("held_s"), told.get("expires_s")
     since = f" for {_duration(held)}" if isinstance(held, int) else ""
     until = f"wait for it to end; its lease runs out in {_duration(left)} at the latest" if isinstance(left, int) else "wait"
     purpose = f" ({printable(str(told['purpose']))})" if told.get("purpose") else ""
-    message = f"{address} has been in use by {who}{since}{purpose}; two at a time would disturb each other"
+    message = f"{where} has been in use by {who}{since}{purpose}; two at a time would disturb each other"
     return MachineError(message, mend=until)
 
 
