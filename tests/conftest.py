@@ -134,9 +134,9 @@ def _unconfined(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def fresh_register() -> Iterator[None]:
     """Let a test add parts, and forget them afterwards."""
-    parts._register.cache_clear()
+    parts.forget()
     yield
-    parts._register.cache_clear()
+    parts.forget()
 
 
 @pytest.fixture(scope="session")

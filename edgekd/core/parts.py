@@ -147,6 +147,18 @@ def nearest(word: str, known: tuple[str, ...] | list[str]) -> str:
 
 
 @cache
+def _installed() -> Any:
+    """Return what every installed package registers, whatever the kind: reading them all is what takes time."""
+    return entry_points()
+
+
+def forget() -> None:
+    """Look at what is installed anew when next asked for a part."""
+    _installed.cache_clear()
+    _register.cache_clear()
+
+
+@cache
 def _register(kind: str) -> dict[str, EntryPoint]:
     if kind not in FOLDERS:
         raise UsageError(f"no kind of part is called {kind!r}; the kinds are {', '.join(FOLDERS)}")
@@ -159,7 +171,7 @@ def _register(kind: str) -> dict[str, EntryPoint]:
         for file in sorted(Path(folder).glob("*.py"))
         if not file.stem.startswith("_")
     }
-    for entry in entry_points(group=group):
+    for entry in _installed().select(group=group):
         if entry.name in found:
             raise UsageError(
                 f"two parts are called {kind} {entry.name!r}: {_origin(found[entry.name])} and {_origin(entry)}",

@@ -164,7 +164,7 @@ def make_plan(folder: Path, images_npy: Path) -> Callable[..., dict[str, Any]]:
 def lab_here(lab: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let this process find the backend `lab` too."""
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    parts._register.cache_clear()
+    parts.forget()
     yield
-    parts._register.cache_clear()
+    parts.forget()
     sys.modules.pop("edgekd_lab", None)

@@ -54,7 +54,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_register: Non
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {dist}\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text(f"[{group}]\n{entry}\n")
         monkeypatch.delitem(sys.modules, module, raising=False)
-        parts._register.cache_clear()
+        parts.forget()
 
     return put
 
