@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from edgekd.cli import choosing, devices, keeping, looking, searching, stages, students, texts
+from edgekd.cli import choosing, confining, devices, keeping, looking, searching, stages, students, texts
 from edgekd.core.errors import EdgekdError, Interrupted
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with the code of `edgekd.core.errors`."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
+    confining.arguments = tuple(sys.argv[1:] if arguments is None else arguments)
     try:
         app(args=arguments)
     except (EdgekdError, Interrupted) as error:

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -30,6 +31,8 @@ _SPENT = {
 
 held = False
 """Whether this process is the child."""
+arguments: Sequence[str] = ()
+"""What the command line was given; `main` says so."""
 
 
 def is_foreign(run: Path) -> bool:
@@ -57,7 +60,7 @@ def confine(file: Path) -> None:
     if held:
         return
     # A session of its own: Ctrl-C reaches this process only, which asks the child to end and waits for it.
-    process = subprocess.Popen([sys.executable, "-P", "-c", _CHILD, *sys.argv[1:]], start_new_session=True)
+    process = subprocess.Popen([sys.executable, "-P", "-c", _CHILD, *arguments], start_new_session=True)
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
         with suppress(ProcessLookupError):
