@@ -2,8 +2,8 @@
 
     python benchmarks/latency_aa.py [--comparisons 60] [--slower 1.05] [--seconds 0.6] [--threads 1] [--out FILE]
 
-Each session is one as `edgekd bench --against` runs it: one fresh process an arm in every round, balanced random order, decided
-at 7, 12, 20 or 40 rounds. It has three arms: a file, the same file again (a decision of "slower" is a false alarm), and the
+Each session is one as `edgekd bench --against` runs it: one fresh process an arm in every round, in turns, decided at 7, 12, 20
+or 40 rounds. It has three arms: a file, the same file again (a decision of "slower" is a false alarm), and the
 same file with every query lengthened by a factor, by waiting busily inside the worker (a decision other than "slower" is a
 miss). So both comparisons see the same machine. The counts of queries are calibrated once; workers are shorter than those of
 the profile `gate` (its 3 s would take a day), which makes the noise larger, never smaller. What is done is written after every
@@ -74,8 +74,7 @@ def slowed(bench: Workbench, plan: dict[str, Any], folder: Path, backend: Backen
 
 def one(bench: Workbench, plans: dict[ArmName, dict[str, Any]], seed: int) -> dict[str, dict[str, Any]]:
     """Run one session until both comparisons are decided, and return what came of each."""
-    patience_s = PROFILES["gate"].patience_s
-    session = Session(bench=bench, plans=plans, seed=seed, timeout_s=600, patience_s=patience_s)
+    session = Session(bench=bench, plans=plans, seed=seed, timeout_s=600)
     pairings = tuple(Pairing(a=A, b=other) for other in OTHERS.values())
     session.run(looks=LOOKS, cap_s=1e9, comparisons=pairings, tell=lambda *_: None)
     medians = session.percentiles(50.0)
@@ -91,7 +90,6 @@ def one(bench: Workbench, plans: dict[ArmName, dict[str, Any]], seed: int) -> di
             "pair_sd": round(statistics.stdev(latency.log_ratios(a, b)), 5),
             "process_sd": round(statistics.stdev(np.log(medians[A]).tolist()), 5),
             "drift": drift.share if drift else None,
-            "rounds_anew": len(session.uneven),
         }
     return found
 
@@ -107,7 +105,6 @@ def told(rows: list[dict[str, Any]], wrong: str) -> dict[str, Any]:
         "ratio_median": statistics.median(row["ratio"] for row in rows),
         "pair_sd_median": statistics.median(row["pair_sd"] for row in rows),
         "pair_sd_max": max(row["pair_sd"] for row in rows),
-        "rounds_anew": sum(row["rounds_anew"] for row in rows),
         "process_sd_median": statistics.median(row["process_sd"] for row in rows),
     }
 

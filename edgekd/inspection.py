@@ -153,5 +153,5 @@ def _files(record: Record) -> list[FileRef]:
     if isinstance(record, Candidates):
         return [record.latency.table] if record.latency is not None else []
     if isinstance(record, Measurement):
-        return [record.samples, *filter(None, (record.set_aside, record.telemetry))]
+        return [record.samples, *filter(None, (record.telemetry,))]
     return []

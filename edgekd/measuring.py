@@ -42,7 +42,7 @@ def bench_all(work: Work, *, comparisons: Sequence[Pairing] = ()) -> tuple[Measu
         made = _session(work, device, subjects, settings, comparisons)
         kept |= set(made)
         found += made.values()
-    files = {ref.path for one in found for ref in (one.samples, one.set_aside, one.telemetry) if ref is not None}
+    files = {ref.path for one in found for ref in (one.samples, one.telemetry) if ref is not None}
     work.forget("measurements", kept | files)
     return tuple(found)
 

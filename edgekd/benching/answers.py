@@ -40,6 +40,8 @@ def read_answer(told: bytes, *, code: int, whose: str, stderr: bytes = b"") -> d
         raise MachineError(f"{whose} {what}{tail}")
     if (complaint := answer.get("complaint")) is not None:
         raise complained(complaint)
+    if (died := answer.get("died")) is not None:
+        return read_answer(b"", code=int(died["code"]), whose=f"the worker process for {died['whose']}", stderr=stderr)
     return answer
 
 

@@ -10,8 +10,7 @@ class Profile:
     """How long to calibrate, to warm up and to count, after how many rounds to look, and when to stop at the latest.
 
     A worker counts at least `min_iterations` queries and `min_s` seconds, and `whole` queries from photograph to classes.
-    `sustained_s` is how long a last worker runs without a pause, after `cool_s` of rest. `patience_s` is how long a session may
-    measure rounds anew in which others slowed the machine down.
+    `sustained_s` is how long a last worker runs without a pause, after `cool_s` of rest.
     """
 
     name: str
@@ -24,7 +23,6 @@ class Profile:
     looks: tuple[int, ...]
     cap_s: float
     reference: bool
-    patience_s: float = 0.0
     sustained_s: float = 0.0
     cool_s: float = 0.0
 
@@ -55,7 +53,6 @@ PROFILES = {
             looks=LOOKS,
             cap_s=1800.0,
             reference=True,
-            patience_s=600.0,
         ),
         Profile(
             name="publish",
@@ -68,7 +65,6 @@ PROFILES = {
             looks=LOOKS[2:],
             cap_s=7200.0,
             reference=True,
-            patience_s=2400.0,
             sustained_s=600.0,
             cool_s=60.0,
         ),

@@ -24,8 +24,7 @@ UNEVEN = 1.15
 """A round is uneven if the machine itself was so many times slower at one end of one of its workers than at another.
 
 Whoever shares the processor's cores, caches or memory slows everything down, and a guest is not told: load, steal time and
-clocks look as ever. Each worker therefore times the same small piece of arithmetic before and after its queries. That says
-nothing of the model, so it treats every arm alike: no comparison leans to a side when uneven rounds are measured anew. Ours.
+clocks look as ever. Each worker therefore times the same small piece of arithmetic before and after its queries. Ours.
 """
 
 
@@ -47,11 +46,7 @@ class Worker:
 
 @dataclass(kw_only=True)
 class Session:
-    """The arms of a session with their plans, and what their workers have answered so far.
-
-    `uneven` are the rounds that were measured anew because the machine was uneven: by what factor; their workers are
-    `set_aside`, kept but not counted. Measuring anew takes at most `patience_s`, and never more time than what counts.
-    """
+    """The arms of a session with their plans, and what their workers have answered so far."""
 
     bench: Workbench
     plans: Mapping[ArmName, Mapping[str, Any]]
@@ -59,13 +54,7 @@ class Session:
     timeout_s: float
     workers: dict[ArmName, list[Worker]] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
-    patience_s: float = 0.0
-    uneven: list[float] = field(default_factory=list)
-    set_aside: dict[ArmName, list[Worker]] = field(default_factory=dict)
     stopped_because: str = ""
-    _clock: Clock = field(default=MONOTONIC, init=False, repr=False)
-    _counted_s: float = field(default=0.0, init=False, repr=False)
-    _repeated_s: float = field(default=0.0, init=False, repr=False)
 
     def run(
         self,
@@ -77,7 +66,6 @@ class Session:
         clock: Clock = MONOTONIC,
     ) -> None:
         """Run rounds until a look says stop, or, after the first look, until the time is up; rounds are always whole."""
-        self._clock = clock
         arms = tuple(self.plans)
         self.workers = {arm: [] for arm in arms}
         begun_ns = clock()
@@ -92,28 +80,18 @@ class Session:
                 return
 
     def _whole_round(self, number: int, order: Sequence[ArmName], tell: Callable[[int, int, str], None]) -> None:
-        """Run a round; anew if a worker is lost on the way (connection, crash) or the machine was uneven, and that is told."""
+        """Run a round; anew if a worker is lost on the way (connection, crash), and that is told."""
         while True:
-            begun_ns = self._clock()
             try:
-                ran = []
-                for position, arm in enumerate(order):
-                    ran.append((arm, self._one(arm, number, position)))
-                    tell(number, len(order) * number + position + 1, arm.artifact)
+                ran = self._in_turns(number, order)
             except MachineError as error:
                 self.lost.append(f"round {number + 1}: {error.message.splitlines()[0]}")
                 if number == 0 or len(self.lost) > MOST_LOST:
                     raise
                 continue
-            took_s = (self._clock() - begun_ns) / 1e9
-            by = unevenness([worker.facts for _, worker in ran])
-            if by > UNEVEN and self._repeated_s + took_s <= min(self.patience_s, self._counted_s + took_s):
-                self.uneven.append(by)
-                self._repeated_s += took_s
-                _add(self.set_aside, ran)
-                continue
-            self._counted_s += took_s
-            _add(self.workers, ran)
+            for arm, worker in ran:
+                self.workers[arm].append(worker)
+            tell(number, len(order) * (number + 1), f"round {number + 1}")
             return
 
     def percentiles(self, percent: float) -> dict[ArmName, list[float]]:
@@ -127,19 +105,18 @@ class Session:
                 found[arm] = [float(latency.nearest_rank(np.sort(one), percent)) for one in times]
         return found
 
-    def _one(self, arm: ArmName, number: int, position: int) -> Worker:
-        plan = self.plans[arm]
-        answer = self.bench.work(plan, timeout_s=self.timeout_s)
-        columns = samples_of(answer, whose=str(plan["whose"]))
-        alone = columns["segment"] == 0
-        if int(alone.sum()) != plan["iterations"]:
-            raise MachineError(f"{plan['whose']} did not answer the {plan['iterations']} samples it was asked for")
-        return Worker(facts=facts_of(answer, columns, number, position), answer=answer, columns=columns)
-
-
-def _add(workers: dict[ArmName, list[Worker]], ran: Sequence[tuple[ArmName, Worker]]) -> None:
-    for arm, worker in ran:
-        workers.setdefault(arm, []).append(worker)
+    def _in_turns(self, number: int, order: Sequence[ArmName]) -> list[tuple[ArmName, Worker]]:
+        """Have one fresh worker of each arm answer its queries, in turns with the others."""
+        plans = [self.plans[arm] for arm in order]
+        whole = {"whose": f"round {number + 1}", "turns": plans}
+        answers = self.bench.work(whole, timeout_s=self.timeout_s * len(plans))["answers"]
+        ran = []
+        for position, (arm, plan, answer) in enumerate(zip(order, plans, answers, strict=True)):
+            columns = samples_of(answer, whose=str(plan["whose"]))
+            if int((columns["segment"] == 0).sum()) != plan["iterations"]:
+                raise MachineError(f"{plan['whose']} did not answer the {plan['iterations']} samples it was asked for")
+            ran.append((arm, Worker(facts=facts_of(answer, columns, number, position), answer=answer, columns=columns)))
+        return ran
 
 
 def unevenness(workers: Sequence[WorkerFacts]) -> float:

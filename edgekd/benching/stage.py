@@ -145,8 +145,7 @@ def _run(
         )
         for one in subjects
     }
-    patience_s = settings.profile.patience_s
-    session = Session(bench=workbench, plans=full, seed=settings.seed, timeout_s=settings.timeout_s, patience_s=patience_s)
+    session = Session(bench=workbench, plans=full, seed=settings.seed, timeout_s=settings.timeout_s)
     looks = settings.profile.looks if settings.rounds is None else (settings.rounds,)
     with ExitStack() as stack:
         log = stack.enter_context(workbench.telemetry())
@@ -269,10 +268,6 @@ def _write(
         arm: write_samples(out / f"{name}.npz", table_of(done.session.workers[arm], done.sustained.get(arm)))
         for arm, name in names.items()
     }
-    set_aside = {
-        arm: write_samples(out / f"{names[arm]}.set-aside.npz", table_of(workers))
-        for arm, workers in done.session.set_aside.items()
-    }
     telemetry = write_telemetry(out / f"session@{facts.name}.telemetry.jsonl", done.log)
     plans = {f"{arm.artifact} {arm.arm}": _told(plan) for arm, plan in done.session.plans.items()}
     session = digest_of({"plans": plans, "seed": settings.seed, "samples": [ref.sha256 for ref in files.values()]})
@@ -280,11 +275,7 @@ def _write(
     made = {}
     for one in subjects:
         common = {"session": session, "device": facts, "telemetry": telemetry, "energy": energy, "made_by": made_by}
-        own = {
-            "from_": from_.get(one.arm, {"artifact": one.digest}),
-            "samples": files[one.arm],
-            "set_aside": set_aside.get(one.arm),
-        }
+        own = {"from_": from_.get(one.arm, {"artifact": one.digest}), "samples": files[one.arm]}
         facts_of_arm = _facts(one, done, settings, facts, circumstances)
         measurement = Measurement.model_validate(common | own | facts_of_arm)
         write_record(out / f"{names[one.arm]}.json", measurement)
@@ -312,7 +303,7 @@ def _facts(
     because = done.session.stopped_because
     told = [*([f"stopped: {because}"] if because else []), *(f"lost-round: {lost}" for lost in done.session.lost)]
     told += _neighbours(done.session)
-    said = {key: ran[0].answer.get(key) for key in ("runtime", "executed_on", "executed_precision", "spin")}
+    said = {key: ran[0].answer.get(key) for key in ("runtime", "executed_on", "executed_precision", "spin", "cores")}
     return said | {
         "artifact": one.digest,
         "arm": one.arm.arm,
@@ -350,9 +341,6 @@ def _circumstances(done: _Done, threads: int) -> tuple[Condition, ...]:
 
 def _neighbours(session: Session) -> Iterator[str]:
     """Tell of rounds in which the machine itself was slower at one time than at another, though nothing else showed it."""
-    if session.uneven:
-        worst = f"up to {max(session.uneven):.2f} times slower at one moment than at another"
-        yield f"neighbours: {len(session.uneven)} rounds were set aside and measured anew; the machine itself was {worst}"
     uneven = [unevenness([worker.facts for worker in ran]) > UNEVEN for ran in zip(*session.workers.values(), strict=True)]
     if any(uneven):
         yield f"neighbours: in {sum(uneven)} of {len(uneven)} rounds the machine itself was not of one speed"

@@ -1,9 +1,9 @@
-"""One fresh process that times one model: `python worker.py < plan.json > answer.json`.
+"""One fresh process that times one model, or several that take turns: `python worker.py < plan.json > answer.json`.
 
 A program of its own: it needs Python 3.9, numpy and the runtime, and nothing of edgekd (a plan that names a part instead of a
 runner file excepted, which works only where edgekd is installed). The same file runs on this machine and on any other.
 
-The plan, JSON on stdin; paths are names in `folder` unless absolute:
+The plan, one line of JSON on stdin; paths are names in `folder` unless absolute:
 
     protocol      "1"
     folder        where everything lies on this machine
@@ -23,8 +23,16 @@ The plan, JSON on stdin; paths are names in `folder` unless absolute:
     whole         null; or {photographs, prepare, rules, iterations}: afterwards, queries from the encoded photograph to the
                   best classes, with the stand-alone file `prepare`
 
-The answer, one line of JSON on stdout: `complaint` {exit_code, message, mend}, or what `measure` and `answer_to` return.
-`pace_ns` is the time of a fixed piece of arithmetic before and after, which says how fast the machine itself was.
+or, for a round of a session:
+
+    turns         the plans above of several models. Each gets a process of its own, which loads and warms up alone; then they
+                  take turns of a twentieth of their queries, forwards and backwards, and all others are stopped meanwhile.
+                  Whatever makes the machine slow for a second makes all of them slow. A paced stream is one turn.
+
+The answer, one line of JSON on stdout: `complaint` {exit_code, message, mend}, or what `measure` and `answer_to` return,
+or `answers` of them, or `died` {whose, code}.
+`pace_ns` is the time of a fixed piece of arithmetic before and after, which says how fast the machine itself was; `cores` are
+those that the worker was bound to.
 Samples are int64, column by column, little-endian, compressed, in base64; `at` counts from `origin_ns` of the machine's
 monotonic clock, and a time that was not measured is -1. While the worker works, file descriptor 1 is stderr, so that a chatty
 runtime cannot spoil the answer.
@@ -41,12 +49,13 @@ import json
 import os
 import platform
 import signal
+import subprocess
 import sys
 import time
 import zlib
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Callable
 
 PROTOCOL = "1"
@@ -59,6 +68,9 @@ _SPIN_NS = 300_000  # a paced query is awaited by looking at the clock this long
 _PACE_STEPS = 20_000  # about a millisecond
 _PACE_REPEATS = 9
 _PR_SET_PDEATHSIG = 1
+TURNS = 20
+"""Of each worker in a round: 0.15 s each in the profile `gate`, shorter than what neighbours do to a machine. Ours."""
+_ROOM = 1.25  # times the memory of the largest process that is loaded must be free for one more
 
 Clock = Callable[[], int]
 Sleep = Callable[[float], None]
@@ -72,14 +84,45 @@ class Refusal(Exception):
         self.message, self.mend, self.exit_code = message, mend, exit_code
 
 
+class Turns:
+    """When a worker asks its queries: all at once, or, where it has to `wait` for its turn, in stretches of a twentieth.
+
+    Each stretch begins with a twentieth of itself that does not count: it brings back into the caches what others drove out.
+    `cpu_ns` is the processor time of what counts.
+    """
+
+    def __init__(self, wait: Callable[[], None] | None, cpu_clock: Clock) -> None:
+        self.wait, self.cpu_clock, self.cpu_ns = wait, cpu_clock, 0
+
+    def __call__(self, iterations: int, ask: Callable[[int], Any] | None) -> Iterator[range]:
+        """Yield the numbers of the queries to ask now; with nothing to `ask` before them, all of them in one turn."""
+        stretch = max(1, -(-iterations // TURNS) if self.wait and ask else iterations)
+        for start in range(0, iterations, stretch):
+            if self.wait:
+                self.wait()
+            if self.wait and ask:
+                for index in range(start - -(-stretch // TURNS), start):
+                    ask(index)
+            before_ns = self.cpu_clock()
+            yield range(start, min(start + stretch, iterations))
+            self.cpu_ns += self.cpu_clock() - before_ns
+
+
 # ---------------------------------------------------------------------------------------------------------------- timing
 def measure(
-    session: Any, plan: dict[str, Any], images: Any, *, clock: Clock, cpu_clock: Clock, sleep: Sleep = time.sleep
+    session: Any,
+    plan: dict[str, Any],
+    images: Any,
+    *,
+    clock: Clock,
+    cpu_clock: Clock,
+    sleep: Sleep = time.sleep,
+    wait: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Return the first inference's time, the samples, CPU time per query and what the session says of itself.
 
     `first_ns` is kept apart from the rest: it pays for what a runtime does once. Collecting garbage is off while the clock
-    counts. A query ends when its answer can be read by the host.
+    counts. A query ends when its answer can be read by the host. `wait` returns when it is this worker's turn.
     """
     if because := getattr(session, "cannot_be_timed", ""):
         raise Refusal(f"this cannot be timed here: {because}", mend="set `bench: null` to have the rest judged", exit_code=3)
@@ -97,46 +140,57 @@ def measure(
         else:
             for index in range(plan["warmup"]):
                 ask(batches[index % len(batches)])
-            before_ns = cpu_clock()
+            turns = Turns(wait, cpu_clock)
             if plan["mode"] == "paced":
-                rows = paced(ask, batches, plan["iterations"], plan["period_ns"], clock, sleep)
+                rows = paced(ask, batches, plan["iterations"], plan["period_ns"], clock, sleep, turns)
             else:
-                rows = closed(ask, batches, plan["iterations"], clock)
-            told["cpu_ns"] = round((cpu_clock() - before_ns) / max(1, plan["iterations"]))
-        if plan.get("whole"):
-            rows += whole_way(ask, plan, told["notes"], clock)
+                rows = closed(ask, batches, plan["iterations"], clock, turns)
+            told["cpu_ns"] = round(turns.cpu_ns / max(1, plan["iterations"]))
+            if plan.get("whole"):
+                rows += whole_way(ask, plan, told["notes"], clock, turns)
     return {**told, **said_by(session), "rows": rows}
 
 
-def closed(ask: Callable[[Any], Any], batches: Sequence[Any], iterations: int, clock: Clock) -> list[tuple[int, ...]]:
+def closed(
+    ask: Callable[[Any], Any], batches: Sequence[Any], iterations: int, clock: Clock, turns: Turns
+) -> list[tuple[int, ...]]:
     """Return one row a query, each asked when the last one has been answered."""
     starts, ends, count = [0] * iterations, [0] * iterations, len(batches)
-    for index in range(iterations):
-        batch = batches[index % count]
-        starts[index] = clock()
-        ask(batch)
-        ends[index] = clock()
+    for indices in turns(iterations, lambda index: ask(batches[index % count])):
+        for index in indices:
+            batch = batches[index % count]
+            starts[index] = clock()
+            ask(batch)
+            ends[index] = clock()
     return [(0, index % count, start, 0, -1, end - start, -1, -1) for index, (start, end) in enumerate(zip(starts, ends))]
 
 
 def paced(
-    ask: Callable[[Any], Any], batches: Sequence[Any], iterations: int, period_ns: int, clock: Clock, sleep: Sleep
+    ask: Callable[[Any], Any],
+    batches: Sequence[Any],
+    iterations: int,
+    period_ns: int,
+    clock: Clock,
+    sleep: Sleep,
+    turns: Turns,
 ) -> list[tuple[int, ...]]:
     """Return one row a query; query i is due at i periods, and what it waits beyond that is its `queue`.
 
     The schedule does not wait for a slow query: those after it are late, and their lateness counts (no coordinated omission).
     """
     rows: list[tuple[int, ...]] = []
-    count, origin_ns = len(batches), clock()
-    for index in range(iterations):
-        due_ns = origin_ns + index * period_ns
-        while (left_ns := due_ns - clock()) > 0:
-            if left_ns > _SPIN_NS:
-                sleep((left_ns - _SPIN_NS) / 1e9)
-        start_ns = clock()
-        ask(batches[index % count])
-        end_ns = clock()
-        rows.append((0, index % count, due_ns, start_ns - due_ns, -1, end_ns - start_ns, -1, -1))
+    count = len(batches)
+    for indices in turns(iterations, None):
+        origin_ns = clock()
+        for index in indices:
+            due_ns = origin_ns + index * period_ns
+            while (left_ns := due_ns - clock()) > 0:
+                if left_ns > _SPIN_NS:
+                    sleep((left_ns - _SPIN_NS) / 1e9)
+            start_ns = clock()
+            ask(batches[index % count])
+            end_ns = clock()
+            rows.append((0, index % count, due_ns, start_ns - due_ns, -1, end_ns - start_ns, -1, -1))
     return rows
 
 
@@ -173,7 +227,9 @@ def settled(at_ns: Any, infer_ns: Any, tolerance: float, np: Any) -> bool:
     return bool(abs(np.median(fourth) - np.median(third)) <= tolerance * np.median(third))
 
 
-def whole_way(ask: Callable[[Any], Any], plan: dict[str, Any], notes: list[str], clock: Clock) -> list[tuple[int, ...]]:
+def whole_way(
+    ask: Callable[[Any], Any], plan: dict[str, Any], notes: list[str], clock: Clock, turns: Turns
+) -> list[tuple[int, ...]]:
     """Return rows from the encoded photographs to the best classes; none, and a note why, where they cannot be decoded here."""
     import numpy as np
 
@@ -187,10 +243,10 @@ def whole_way(ask: Callable[[Any], Any], plan: dict[str, Any], notes: list[str],
         bytes_, ends = file["bytes"], file["ends"]
     starts = [0, *ends[:-1].tolist()]
     photographs = [bytes_[start:end].tobytes() for start, end in zip(starts, ends.tolist())]
-    rows: list[tuple[int, ...]] = []
     count, batch = len(photographs), plan["batch"]
-    for index in range(-1, whole["iterations"]):  # one more at the beginning, which loads the decoder and does not count
-        first = max(index, 0) * batch
+
+    def one(index: int) -> tuple[int, ...]:
+        first = index * batch
         start_ns = clock()
         images = prepare.batch([photographs[(first + i) % count] for i in range(batch)], whole["rules"])
         ready_ns = clock()
@@ -199,9 +255,10 @@ def whole_way(ask: Callable[[Any], Any], plan: dict[str, Any], notes: list[str],
         best(answer, np)
         end_ns = clock()
         spans = (ready_ns - start_ns, answered_ns - ready_ns, end_ns - answered_ns, end_ns - start_ns)
-        if index >= 0:
-            rows.append((1, first % count, start_ns, 0, *spans))
-    return rows
+        return (1, first % count, start_ns, 0, *spans)
+
+    one(0)  # loads the decoder, and does not count
+    return [one(index) for indices in turns(whole["iterations"], one) for index in indices]
 
 
 def best(answer: Any, np: Any) -> Any:
@@ -285,13 +342,21 @@ def said_by(session: Any) -> dict[str, Any]:
 
 
 # ----------------------------------------------------------------------------------------------------------- the process
-def answer_to(plan: dict[str, Any], *, clock: Clock = time.perf_counter_ns, cpu_clock: Clock = time.process_time_ns) -> Any:
-    """Do what a plan asks; what can be explained becomes a complaint."""
+def answer_to(
+    plan: dict[str, Any],
+    *,
+    clock: Clock = time.perf_counter_ns,
+    cpu_clock: Clock = time.process_time_ns,
+    wait: Callable[[], None] | None = None,
+    bind: Callable[[int], list[int] | None] = lambda _threads: None,
+) -> Any:
+    """Do what a plan asks; what can be explained becomes a complaint. `bind` binds this process to so many cores."""
     os.environ.update({str(key): str(value) for key, value in plan.get("environment", {}).items()})
     refusals: tuple[type[BaseException], ...] = (Refusal,)
     session = None
     try:
         check_plan(plan)
+        cores = bind(plan["threads"])
         runtime, explained = runtime_of(plan)
         refusals = (Refusal, explained)
         import numpy as np
@@ -304,7 +369,10 @@ def answer_to(plan: dict[str, Any], *, clock: Clock = time.perf_counter_ns, cpu_
         start_ns = clock()
         session = opened()
         load_ns = clock() - start_ns
-        told = described(session) if plan.get("describe") else measure(session, plan, images, clock=clock, cpu_clock=cpu_clock)
+        if plan.get("describe"):
+            told = described(session)
+        else:
+            told = measure(session, plan, images, clock=clock, cpu_clock=cpu_clock, wait=wait)
         after_ns = pace_ns()
     except refusals as error:
         return complaint(error)
@@ -319,9 +387,48 @@ def answer_to(plan: dict[str, Any], *, clock: Clock = time.perf_counter_ns, cpu_
         "process_cpu_ns": cpu_clock(),
         "peak_rss_bytes": peak_rss_bytes(),
         "pace_ns": [before_ns, after_ns],
+        "cores": cores,
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         **packed(told),
     }
+
+
+def bound_to(threads: int) -> list[int] | None:
+    """Bind this process to as many cores as it has threads, the fastest, and return them; None where it may use them all.
+
+    Cores have different neighbours: of two workers on two cores, one may be slowed down by half for seconds. Where all use
+    the same ones, what differs is the models. Siblings of one core are taken last, and of equal cores the last ones, because
+    a system's own work tends to be done on the first.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return None
+    free = sorted(os.sched_getaffinity(0), reverse=True)
+    if threads >= len(free):
+        return None
+    speed = {core: first_number(core, "cpu_capacity", "cpufreq/cpuinfo_max_freq") for core in free}
+    taken: list[int] = []
+    while len(taken) < threads:
+        busy = [sibling for core in taken for sibling in siblings(core)]
+        taken.append(max((core for core in free if core not in taken), key=lambda core: (core not in busy, speed[core])))
+    os.sched_setaffinity(0, taken)
+    return sorted(taken)
+
+
+def first_number(core: int, *names: str) -> int:
+    """Return the first number that Linux tells of a core under one of these names; 0 if it tells none."""
+    for name in names:
+        with suppress(OSError, ValueError), open(f"/sys/devices/system/cpu/cpu{core}/{name}", encoding="ascii") as file:
+            return int(file.read())
+    return 0
+
+
+def siblings(core: int) -> list[int]:
+    """Return the logical cores that share a physical one with this, itself among them."""
+    with suppress(OSError, ValueError):
+        with open(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list", encoding="ascii") as file:
+            ends = [part.split("-") for part in file.read().strip().split(",")]
+        return [one for first, *last in ends for one in range(int(first), int((last or [first])[0]) + 1)]
+    return [core]
 
 
 def pace_ns(clock: Clock = time.perf_counter_ns) -> int:
@@ -422,18 +529,20 @@ def complaint(error: BaseException) -> dict[str, Any]:
     return {"protocol": PROTOCOL, "complaint": shown}
 
 
-def peak_rss_bytes() -> int | None:
-    """Return the most memory that this process has held.
+def peak_rss_bytes(process: str = "self") -> int | None:
+    """Return the most memory that this process has held, or another by its number where /proc tells.
 
     From /proc where it is: getrusage also counts what the parent held when it started this process.
     """
     try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        with open(f"/proc/{process}/status", encoding="ascii", errors="replace") as file:
             found = [line.split()[1] for line in file if line.startswith("VmHWM:")]
     except OSError:
         found = []
     if found:
         return int(found[0]) * 1024
+    if process != "self":
+        return None
     try:
         import resource
     except ImportError:
@@ -442,13 +551,122 @@ def peak_rss_bytes() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+# --------------------------------------------------------------------------------------------------------------- in turns
+class Child:
+    """A worker that takes turns: it says an empty line when it waits for one, and its answer at the end."""
+
+    def __init__(self, plan: dict[str, Any]) -> None:
+        self.whose = str(plan.get("whose", plan.get("files")))
+        flags = ["-I", "-X", "utf8"] if sys.flags.isolated else ["-P"]
+        environment = {**os.environ, **{str(key): str(value) for key, value in plan.get("environment", {}).items()}}
+        command = [sys.executable, *flags, os.path.abspath(__file__)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        self.answer: dict[str, Any] | None = None
+        self.say(json.dumps({**plan, "in_turns": True}))
+
+    def turn(self) -> None:
+        """Let it go on until it waits again or has answered."""
+        if hasattr(signal, "SIGCONT"):
+            self.process.send_signal(signal.SIGCONT)
+        self.say("")
+
+    def say(self, line: str) -> None:
+        """Tell it a line, and hear what comes back; `Died` if that is nothing."""
+        try:
+            self.process.stdin.write(line.encode() + b"\n")  # type: ignore[union-attr]
+            self.process.stdin.flush()  # type: ignore[union-attr]
+        except BrokenPipeError:
+            pass  # it has ended, and reading finds out how
+        heard = self.process.stdout.readline()  # type: ignore[union-attr]
+        if not heard.endswith(b"\n"):
+            raise Died(self.whose, self.process.wait())
+        if heard.strip():
+            self.answer = json.loads(heard)
+        elif hasattr(signal, "SIGSTOP"):
+            self.process.send_signal(signal.SIGSTOP)  # threads that spin for the next query would take time from others
+
+    def end(self) -> None:
+        """End it, whatever it does."""
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            pipe.close()  # type: ignore[union-attr]
+
+
+class Died(Exception):
+    """A worker that takes turns ended without an answer."""
+
+    def __init__(self, whose: str, code: int) -> None:
+        super().__init__(whose)
+        self.whose, self.code = whose, code
+
+
+def in_turns(plans: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Have a process each do several plans, a stretch of queries at a time; as many at once as there is memory for."""
+    children: list[Child] = []
+    try:
+        while len(children) < len(plans):
+            first = len(children)
+            while len(children) < len(plans) and (len(children) == first or room_beside(children[first:])):
+                children.append(Child(plans[len(children)]))
+            together = children[first:]
+            while any(child.answer is None for child in together):
+                for child in together:
+                    if child.answer is None:
+                        child.turn()
+                together.reverse()
+            if found := [child.answer for child in together if child.answer and "complaint" in child.answer]:
+                return found[0]
+            if len(together) < len(plans):
+                for child in together:
+                    child.answer["notes"].append(  # type: ignore[index]
+                        f"not-in-turns: the memory was enough for {len(together)} of {len(plans)} processes at once"
+                    )
+    except Died as died:
+        return {"protocol": PROTOCOL, "died": {"whose": died.whose, "code": died.code}}
+    finally:
+        for child in children:
+            child.end()
+    return {"protocol": PROTOCOL, "answers": [child.answer for child in children]}
+
+
+def room_beside(children: Sequence[Child]) -> bool:
+    """Return whether the memory that is free is more than any of these took; true where that is not known."""
+    free = free_bytes()
+    return free is None or free > _ROOM * max(peak_rss_bytes(str(child.process.pid)) or 0 for child in children)
+
+
+def free_bytes() -> int | None:
+    """Return the memory that can still be taken: by this machine, and by its control group if that has a limit."""
+    found = []
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            found += [int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:")]
+        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as current:
+            found.append(int(limit.read()) - int(current.read()))
+    except (OSError, ValueError):
+        pass
+    return min(found, default=None)
+
+
 def main() -> int:
     """Read a plan from stdin, answer on stdout, and return the exit code."""
     die_with_controller()
     sys.stdout.flush()
     with os.fdopen(os.dup(1), "wb") as channel:
         os.dup2(2, 1)
-        told = answer_to(json.loads(sys.stdin.buffer.read()))
+        plan = json.loads(sys.stdin.buffer.readline())
+
+        def wait() -> None:
+            channel.write(b"\n")
+            channel.flush()
+            if not sys.stdin.buffer.readline():
+                sys.exit(1)
+
+        if "turns" in plan:
+            told = in_turns(plan["turns"])
+        else:
+            told = answer_to(plan, wait=wait if plan.get("in_turns") else None, bind=bound_to)
         channel.write(json.dumps(told).encode() + b"\n")
     return int(told["complaint"]["exit_code"]) if "complaint" in told else 0
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edgekd.benching.calibration import MOST_ITERATIONS, calibrate
 from edgekd.benching.order import rounds
 from edgekd.benching.profiles import PROFILES
-from edgekd.benching.sessions import Session
+from edgekd.benching.sessions import UNEVEN, Session, unevenness
 from edgekd.benching.stopping import look
 from edgekd.core import latency
 from edgekd.core.contracts import ArmName, Pairing
@@ -239,51 +239,12 @@ def paced(slow: Collection[int], *, by: float = 1.5) -> FakeBench:
     return bench
 
 
-def with_patience(bench: FakeBench, patience_s: float = 1e9, rounds: int = 4) -> Session:
-    session = Session(bench=bench, plans={arm: asked(arm) for arm in (A, B)}, seed=0, timeout_s=60, patience_s=patience_s)
-    session.run(looks=(rounds,), cap_s=1e9, comparisons=(), tell=lambda *_: None, clock=bench.clock)
-    return session
-
-
-def test_a_round_with_a_neighbour_in_it_is_measured_anew() -> None:
-    """Of four rounds the second had one slow worker; it does not count, and the record can say so."""
-    session = with_patience(paced({3}))
-    assert session.uneven == [1.5]
-    assert [len(workers) for workers in session.workers.values()] == [4, 4]
-    medians = session.percentiles(50.0)
-    assert medians[A] == medians[B] == [20.0 * MS] * 4
-    aside = [float(np.median(worker.latency_ns)) / MS for workers in session.set_aside.values() for worker in workers]
-    assert sorted(aside) == [20.0, 30.0]  # one worker of each arm, kept all the same, and in none of the figures
-
-
-@pytest.mark.parametrize("bench", [paced(range(1, 1000)), paced({3}, by=1.1), FakeBench(lambda _p, _i: 20 * MS)])
-def test_what_treats_all_workers_alike_stays(bench: FakeBench) -> None:
-    """A machine that is slow all the time, one that moves a little, and one that says nothing of its pace."""
-    session = with_patience(bench)
-    assert session.uneven == []
-    assert len(bench.plans) == 8
-
-
-@pytest.mark.parametrize(("patience_s", "most"), [(0.0, 8), (1e9, 16)])
-def test_patience_ends(patience_s: float, most: int) -> None:
-    """Where every second worker has a neighbour, measuring anew takes no longer than what counts, and none without patience."""
-    bench = paced(range(1, 1000, 2))
-    session = with_patience(bench, patience_s=patience_s)
-    assert [len(workers) for workers in session.workers.values()] == [4, 4]
-    assert 8 <= len(bench.plans) <= most
-    assert bool(session.uneven) == bool(patience_s)
-
-
-def test_measuring_anew_favours_no_arm_and_narrows_the_comparison() -> None:
-    """Neighbours that come and go by chance, for both arms alike: the ratio of equal arms stays 1, and is less scattered."""
-    logs: dict[float, list[float]] = {0.0: [], 1e9: []}
-    for seed in range(60):
-        slow = set(np.flatnonzero(np.random.default_rng(seed).random(400) < 0.15).tolist())
-        for patience_s, found in logs.items():
-            medians = with_patience(paced(slow), patience_s, rounds=12).percentiles(50.0)
-            found.append(np.log(latency.paired(medians[A], medians[B]).ratio))
-    assert abs(np.mean(logs[1e9])) <= 0.01
-    assert np.std(logs[1e9]) <= 0.5 * np.std(logs[0.0])
+@pytest.mark.parametrize(("bench", "uneven"), [(paced({3}), 1), (paced(range(1, 99)), 0), (paced({3}, by=1.1), 0)])
+def test_rounds_on_an_uneven_machine_are_known(bench: FakeBench, uneven: int) -> None:
+    """One neighbour, a machine that is slow all the time, and one that moves a little; all rounds count."""
+    session = ran(bench, A, B, looks=(4,))
+    found = [unevenness([worker.facts for worker in both]) > UNEVEN for both in zip(*session.workers.values(), strict=True)]
+    assert (sum(found), len(found)) == (uneven, 4)
 
 
 def test_a_worker_that_answers_too_little_is_refused() -> None:

@@ -96,17 +96,19 @@ class RemoteBench:
     def work(self, plan: Mapping[str, Any], *, timeout_s: float) -> dict[str, Any]:
         """Have one fresh worker process do a plan, and return its answer."""
         whose = f"device {self.manner.address}: the worker process for {plan.get('whose', plan.get('files'))}"
-        if not plan.get("runner"):
+        plans = plan.get("turns", [plan])
+        if not all(one.get("runner") for one in plans):
             raise UsageError(
                 f"{whose} needs edgekd itself, which is not on the device", mend="measure it on the device `local`"
             )
-        folder = str(plan.get("folder"))
-        if folder not in self._brought:
-            raise UsageError(f"{whose}: its folder {folder} was not brought to the device")
+        folders = {str(one.get("folder")) for one in plans}
+        if missing := folders - self._brought.keys():
+            raise UsageError(f"{whose}: its folder {min(missing)} was not brought to the device")
 
         def one(connection: Connection) -> dict[str, Any]:
-            if folder not in self._present and self._bring(connection, self._brought[folder]) != folder:
-                raise IntegrityError(f"{whose}: its files were changed while they were measured")
+            for folder in sorted(folders - self._present):
+                if self._bring(connection, self._brought[folder]) != folder:
+                    raise IntegrityError(f"{whose}: its files were changed while they were measured")
             program = self._program(connection, self.manner.worker.read_bytes())
             asked = {"program": program, "plan": dict(plan), "timeout_s": timeout_s}
             return self._request(connection, "work", asked, wait_s=timeout_s + ANSWER_S)

@@ -97,7 +97,7 @@ class Measurement(Record):
     int64 columns: worker, round, position, segment (0 the model alone, 1 the whole way, 2 without a pause, by worker -1),
     input, and in ns at, queue, pre, infer, post, e2e, where -1 was not measured. `blur` is the factor by which unsteady
     processes may mislead (1 for steady ones); a limit further away than that is decided all the same. None where the samples
-    must not be used at all.
+    must not be used at all. `cores` are those that its workers were bound to; None where they could use all there are.
     """
 
     kind: ClassVar[str] = "measurement"
@@ -124,7 +124,6 @@ class Measurement(Record):
     synthetic_input: bool = False
     counts: Counts
     samples: FileRef
-    set_aside: FileRef | None = later(None)
     workers: tuple[WorkerFacts, ...]
     telemetry: FileRef | None = None
     energy: tuple[Energy, ...] = ()
@@ -132,6 +131,7 @@ class Measurement(Record):
     trusted: bool
     untrusted_because: tuple[str, ...]
     blur: float | None = None
+    cores: tuple[int, ...] | None = later(None)
 
 
 class Outliers(Fact):

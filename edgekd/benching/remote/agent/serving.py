@@ -214,11 +214,14 @@ class Agent:
     def _work(self, store: Store, request: dict[str, Any]) -> dict[str, Any]:
         """Have one fresh worker process do a plan, over files that are those that were brought, before and after."""
         plan = request["plan"]
-        store.same_as_brought(plan.get("folder"))
+        folders = {one["folder"] for one in plan.get("turns", [plan])}
+        for folder in folders:
+            store.same_as_brought(folder)
         command = self._python(store.checked(request["program"]))
         child = Child(command, mark=self._mark, stdin=json.dumps(plan).encode())
         told = self._supervised(child, timeout_s=request["timeout_s"])
-        store.same_as_brought(plan["folder"])
+        for folder in folders:
+            store.same_as_brought(folder)
         return told
 
     def _run(self, store: Store, request: dict[str, Any]) -> dict[str, Any]:
