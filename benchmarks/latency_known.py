@@ -1,4 +1,4 @@
-"""Does the worker read backends right whose latency is known? Each in a fresh process, on the machine's own clock.
+"""Does the worker read backends right whose latency is known? Each in a fresh process, in turns, on the machine's own clock.
 
     python benchmarks/latency_known.py [--seconds 2] [--out FILE]
 
@@ -10,7 +10,7 @@ async: answers at once with what is ready 20 ms later; read as 20 ms, give or ta
 import argparse
 import tempfile
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from _stopwatch import machine, write_result
@@ -18,7 +18,6 @@ from _stopwatch import machine, write_result
 from edgekd.benching import worker
 from edgekd.benching.answers import samples_of
 from edgekd.benching.devices.local import Local
-from edgekd.benching.local_bench import LocalBench
 from edgekd.core import latency
 
 RUNNER = """
@@ -70,11 +69,12 @@ def allowed_ms(kind: str, known_ms: float) -> float:
     return {"null": 0.020, "async": 1.0}.get(kind, 0.01 * known_ms + 0.020)
 
 
-def read(bench: LocalBench, folder: Path, kind: str, known_ms: float, seconds: float) -> dict[str, Any]:
-    """Return what one worker reads of one backend."""
+def plan_for(folder: Path, kind: str, known_ms: float, seconds: float) -> dict[str, Any]:
+    """Return what one worker is asked."""
     iterations = max(50, min(100_000, round(seconds * 1000 / max(known_ms, 0.01))))
-    plan = {
+    return {
         "protocol": worker.PROTOCOL,
+        "whose": f"{kind} {known_ms:g} ms",
         "folder": str(folder),
         "files": [],
         "runner": "runner.py",
@@ -86,7 +86,11 @@ def read(bench: LocalBench, folder: Path, kind: str, known_ms: float, seconds: f
         "warmup": max(5, iterations // 10),
         "iterations": iterations,
     }
-    infer_ns = np.sort(samples_of(bench.work(plan, timeout_s=600), whose=kind)["infer"])
+
+
+def read(answer: dict[str, Any], kind: str, known_ms: float) -> dict[str, Any]:
+    """Return what one worker read of one backend."""
+    infer_ns = np.sort(samples_of(answer, whose=kind)["infer"])
     p50_ms = latency.nearest_rank(infer_ns, 50.0) / 1e6
     return {
         "backend": kind,
@@ -112,8 +116,10 @@ def main() -> None:
         folder = Path(temporary)
         (folder / "runner.py").write_text(RUNNER)
         np.save(folder / "images.npy", np.random.default_rng(0).random((32, 3, 8, 8), dtype=np.float32))
-        for kind, known_ms in KNOWN_MS:
-            found = [read(cast("LocalBench", bench), folder, kind, known_ms, asked.seconds) for _ in range(asked.processes)]
+        plans = [plan_for(folder, kind, known_ms, asked.seconds) for kind, known_ms in KNOWN_MS]
+        rounds = [bench.work({"turns": plans}, timeout_s=600)["answers"] for _ in range(asked.processes)]
+        for (kind, known_ms), answers in zip(KNOWN_MS, zip(*rounds, strict=True), strict=True):
+            found = [read(answer, kind, known_ms) for answer in answers]
             row = sorted(found, key=lambda one: one["p50_ms"])[len(found) // 2]
             row |= {"processes_p50_ms": [one["p50_ms"] for one in found], "held": all(one["held"] for one in found)}
             rows.append(row)
