@@ -1,6 +1,6 @@
 """The gate over real runs: unchanged code, a student made slower by widening, students made less accurate by noise.
 
-    python benchmarks/gate_real_runs.py --data DATA [--gates 20] [--slower 10] [--size 128] [--out FILE]
+    python benchmarks/gate_real_runs.py --data DATA [--gates 20] [--slower 10] [--size 128] [--parts same slower] [--out FILE]
 
 DATA holds imagenette160/{train,val} and weights/. The student is MobileNetV2 with its ImageNet weights, taken up as an ONNX
 file and judged on the 800 validation photographs among 1,000 classes. Every gate is what CI does: `edgekd bench` in turns with
@@ -11,7 +11,7 @@ same:    one artifact for each runtime, measured and judged again and again; a f
 slower:  the same network with a tenth more channels inside each block, which answers alike; not failing is a miss.
 worse:   weights with noise, until top-1 is 3 points lower (must fail) or 0.2 (inconclusive or passed); nothing is timed.
 
-Workers are shorter than those of the profile `gate` (half a second instead of six), which makes noise larger, never smaller.
+What a file of the same protocol holds of parts that are not asked for stays in it. Workers are shorter than those of the profile `gate` (half a second instead of six), which makes noise larger, never smaller.
 """
 
 import argparse
@@ -36,7 +36,7 @@ RUNTIMES = ("onnxruntime", "openvino")
 SMALL = [{"use": use} for use in RUNTIMES]
 KINDS = ({}, {"precision": "fp16"}, {"precision": "int8", "quantise": {"images": 200, "keep_slower": True}})
 LARGE = [{"use": use, **kind} for use in RUNTIMES for kind in (*KINDS, {"batch": 1, "name": f"{use}-batch1"})]
-BENCH = {"profile": "gate", "threads": 1, "warmup": 100, "iterations": 300}
+BENCH = {"profile": "gate", "threads": 1, "warmup": 50, "iterations": 200}
 BUDGETS = """\
 version: 1
 budgets:
@@ -50,6 +50,7 @@ budgets:
   - {id: parity, metric: parity.top1_agreement, min_counted: 85%}
 """
 LATENCY, ACCURACY = "not-slower", "not-worse"
+PARTS = ("worse", "same", "slower", "large")
 
 
 class Bed:
@@ -145,27 +146,34 @@ def main() -> None:
     parser.add_argument("--wider", type=float, default=0.14, help="share of channels added inside each block")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--seeds", type=int, default=3, help="students made worse, of each kind")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--out", type=Path, help="where the JSON goes (default: beside this file)")
     asked = parser.parse_args()
     facts, rows = machine(), dict[str, list[dict[str, Any]]]()
+    protocol = {"size_px": asked.size, "bench": BENCH, "budgets": BUDGETS, "wider": asked.wider, "images": 800}
+    if asked.out and asked.out.is_file() and (before := json.loads(asked.out.read_text()))["protocol"] == protocol:
+        rows = before["gates"]
     with tempfile.TemporaryDirectory(prefix="gates-") as temporary:
         bed = Bed(Path(asked.data).resolve(), Path(temporary), asked.size)
         as_it_is = lambda net: net  # noqa: E731
-        # First what can fail to be found; the long measurements come after it.
-        only = bed.run_of("only", as_it_is, [{"use": "onnxruntime"}])
-        for points, within in ((3.0, 0.26), (0.2, 0.13)):
-            found = rows[f"worse by {points:g} points"] = []
-            for seed in range(asked.seeds):
-                run, drop = worse_by(bed, points, within, only, seed)
-                found.append({"drop_points": round(drop, 3), **bed.gate(run, only, timed=False)})
-                print(f"worse by {drop:.2f} points: {found[-1]['budgets'][ACCURACY]}", flush=True)
-        base = bed.run_of("base", as_it_is, SMALL)
-        rows["same"] = repeated(bed, "same", bed.run_of("same", as_it_is, SMALL), base, asked.gates)
-        slower = bed.run_of("slower", lambda net: widened(net, asked.wider), SMALL)
-        rows["slower"] = repeated(bed, "slower", slower, base, asked.slower)
-        large_base = bed.run_of("large-base", as_it_is, LARGE)
-        rows["large"] = repeated(bed, "large", bed.run_of("large", as_it_is, LARGE), large_base, 1)
-    protocol = {"size_px": asked.size, "bench": BENCH, "budgets": BUDGETS, "wider": asked.wider, "images": 800}
+        if "worse" in asked.parts:
+            only = bed.run_of("only", as_it_is, [{"use": "onnxruntime"}])
+            for points, within in ((3.0, 0.26), (0.2, 0.13)):
+                found = rows[f"worse by {points:g} points"] = []
+                for seed in range(asked.seeds):
+                    run, drop = worse_by(bed, points, within, only, seed)
+                    found.append({"drop_points": round(drop, 3), **bed.gate(run, only, timed=False)})
+                    print(f"worse by {drop:.2f} points: {found[-1]['budgets'][ACCURACY]}", flush=True)
+        if {"same", "slower"} & {*asked.parts}:
+            base = bed.run_of("base", as_it_is, SMALL)
+        if "same" in asked.parts:
+            rows["same"] = repeated(bed, "same", bed.run_of("same", as_it_is, SMALL), base, asked.gates)
+        if "slower" in asked.parts:
+            slower = bed.run_of("slower", lambda net: widened(net, asked.wider), SMALL)
+            rows["slower"] = repeated(bed, "slower", slower, base, asked.slower)
+        if "large" in asked.parts:
+            large_base = bed.run_of("large-base", as_it_is, LARGE)
+            rows["large"] = repeated(bed, "large", bed.run_of("large", as_it_is, LARGE), large_base, 1)
     print("wrote", write_result("gate_real_runs", {"machine": facts, "protocol": protocol, "gates": rows}, asked.out))
     for what, of in rows.items():
         decided = LATENCY if what in ("same", "slower", "large") else ACCURACY

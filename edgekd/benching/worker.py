@@ -590,7 +590,8 @@ class Child:
         self.process.kill()
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
-            pipe.close()  # type: ignore[union-attr]
+            with suppress(BrokenPipeError):  # what it was told last was never read
+                pipe.close()  # type: ignore[union-attr]
 
 
 class Died(Exception):

@@ -205,6 +205,18 @@ def test_one_that_fails_ends_the_round_and_is_named(
     assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(folder).encode() in bytes_of(path)]
 
 
+@linux
+def test_one_that_is_killed_while_it_waits_is_found_out_at_its_turn(tmp_path: Path) -> None:
+    """As the system does when memory runs out; ending it afterwards is no error."""
+    child = worker.Child(round_of(tmp_path, "a")["turns"][0])
+    child.process.kill()
+    child.process.wait()
+    with pytest.raises(worker.Died) as caught:
+        child.turn()
+    assert (caught.value.whose, caught.value.code) == ("a", -9)
+    child.end()
+
+
 def bytes_of(path: Path) -> bytes:
     try:
         return path.read_bytes()
