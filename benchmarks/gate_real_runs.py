@@ -11,7 +11,8 @@ same:    one artifact for each runtime, measured and judged again and again; a f
 slower:  the same network with a tenth more channels inside each block, which answers alike; not failing is a miss.
 worse:   weights with noise, until top-1 is 3 points lower (must fail) or 0.2 (inconclusive or passed); nothing is timed.
 
-What a file of the same protocol holds of parts that are not asked for stays in it. Workers are shorter than those of the profile `gate` (half a second instead of six), which makes noise larger, never smaller.
+Workers are shorter than those of the profile `gate` (half a second instead of six), which makes noise larger, never smaller.
+What FILE holds of parts that are not asked for stays in it, if the protocol is the same.
 """
 
 import argparse
@@ -43,7 +44,7 @@ budgets:
   - {id: not-slower, metric: latency.p50, max_ratio: {to: baseline, value: 1.05}}
   - {id: fast, metric: latency.p50, max: 50ms}
   - {id: even, metric: latency.p90, max: 100ms}
-  - {id: whole-way, metric: latency.e2e, max: 100ms}
+  - {id: whole-way, metric: latency.e2e.p50, max: 100ms}
   - {id: not-worse, metric: accuracy.top1, max_drop: {to: baseline, points: 1.0}}
   - {id: good, metric: accuracy.top1, min: 40%}
   - {id: small, metric: size.bytes, max: 16MB}
