@@ -1,9 +1,11 @@
 """The gate over real runs: unchanged code, a student made slower by widening, students made less accurate by noise.
 
-    python benchmarks/gate_real_runs.py --data DATA [--gates 20] [--slower 10] [--size 128] [--parts same slower] [--out FILE]
+    python benchmarks/gate_real_runs.py --data DATA [--gates 20] [--slower 10] [--size 128] [--parts same slower]
+                                        [--images all] [--out FILE]
 
 DATA holds imagenette160/{train,val} and weights/. The student is MobileNetV2 with its ImageNet weights, taken up as an ONNX
-file and judged on the 800 validation photographs among 1,000 classes. Every gate is what CI does: `edgekd bench` in turns with
+file and judged on the 800 validation photographs among 1,000 classes (`--images all`: on all 3,300, the training ones too:
+nobody trains here, and what counts is the difference to the baseline). Every gate is what CI does: `edgekd bench` in turns with
 the baseline run, then `edgekd gate` by eight budgets.
 
 large:   four artifacts x two runtimes x eight budgets, of the same file taken up and exported once more; wall time counts.
@@ -45,7 +47,7 @@ budgets:
   - {id: fast, metric: latency.p50, max: 50ms}
   - {id: even, metric: latency.p90, max: 100ms}
   - {id: whole-way, metric: latency.e2e.p50, max: 100ms}
-  - {id: not-worse, metric: accuracy.top1, max_drop: {to: baseline, points: 1.0}}
+  - {id: not-worse, metric: accuracy.top1, max_drop: {to: baseline, points: 0.5}}
   - {id: good, metric: accuracy.top1, min: 40%}
   - {id: small, metric: size.bytes, max: 16MB}
   - {id: parity, metric: parity.top1_agreement, min_counted: 85%}
@@ -57,8 +59,15 @@ PARTS = ("worse", "same", "slower", "large")
 class Bed:
     """Where models, runs and budgets lie."""
 
-    def __init__(self, data: Path, folder: Path, size: int) -> None:
+    def __init__(self, data: Path, folder: Path, size: int, *, all_images: bool) -> None:
         self.data, self.folder, self.size = data, folder, size
+        self.images = data / "imagenette160"
+        if all_images:
+            self.images = folder / "all"
+            for half in ("train", "val"):
+                for image in (data / "imagenette160" / half).glob("*/*"):
+                    (self.images / image.parent.name).mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(image, self.images / image.parent.name / f"{half}-{image.name}")
         self.budgets = folder / "budgets.yaml"
         self.budgets.write_text(BUDGETS)
 
@@ -66,10 +75,9 @@ class Bed:
         """Take a network up as a file from outside, and export it."""
         folder = self.folder / name
         model = write_model(self.data, folder, size=self.size, changed=changed)
-        images = self.data / "imagenette160"
         run, _ = importing.import_onnx(
             model,
-            Images(data=images / "train", val=images / "val", classes=folder / "classes.tsv"),
+            Images(data=self.images, classes=folder / "classes.tsv"),
             contract=folder / "contract.yaml",
             out=folder / "run",
             assignments=(f"export={json.dumps(exports)}", f"bench={json.dumps(BENCH)}"),
@@ -147,20 +155,23 @@ def main() -> None:
     parser.add_argument("--wider", type=float, default=0.14, help="share of channels added inside each block")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--seeds", type=int, default=3, help="students made worse, of each kind")
+    parser.add_argument("--worse", type=float, nargs="+", default=[3.0, 0.2], help="by how many points")
+    parser.add_argument("--images", choices=("val", "all"), default="val")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--out", type=Path, help="where the JSON goes (default: beside this file)")
     asked = parser.parse_args()
     facts, rows = machine(), dict[str, list[dict[str, Any]]]()
-    protocol = {"size_px": asked.size, "bench": BENCH, "budgets": BUDGETS, "wider": asked.wider, "images": 800}
+    protocol = {"size_px": asked.size, "bench": BENCH, "budgets": BUDGETS, "wider": asked.wider}
     if asked.out and asked.out.is_file() and (before := json.loads(asked.out.read_text()))["protocol"] == protocol:
         rows = before["gates"]
     with tempfile.TemporaryDirectory(prefix="gates-") as temporary:
-        bed = Bed(Path(asked.data).resolve(), Path(temporary), asked.size)
+        bed = Bed(Path(asked.data).resolve(), Path(temporary), asked.size, all_images=asked.images == "all")
         as_it_is = lambda net: net  # noqa: E731
         if "worse" in asked.parts:
             only = bed.run_of("only", as_it_is, [{"use": "onnxruntime"}])
-            for points, within in ((3.0, 0.26), (0.2, 0.13)):
-                found = rows[f"worse by {points:g} points"] = []
+            for points in asked.worse:
+                within = min(0.25, 0.65 * points) if asked.images == "val" else min(0.1, points / 2)
+                found = rows[f"worse by {points:g} points, judged on {asked.images}"] = []
                 for seed in range(asked.seeds):
                     run, drop = worse_by(bed, points, within, only, seed)
                     found.append({"drop_points": round(drop, 3), **bed.gate(run, only, timed=False)})
