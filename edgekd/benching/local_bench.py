@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from edgekd.benching import probe, worker
+from edgekd.benching import probe, turns, worker
 from edgekd.benching.answers import read_answer
 from edgekd.core.errors import MachineError
 from edgekd.core.records import DeviceFacts, Fingerprint, TelemetryLog
@@ -41,12 +41,13 @@ class LocalBench:
         return self._folders[key]
 
     def work(self, plan: Mapping[str, Any], *, timeout_s: float) -> dict[str, Any]:
-        """Have one fresh process do a plan, and return its answer."""
+        """Have one fresh process do a plan, or one each take turns; return the answer."""
+        programs = [turns.__file__, worker.__file__] if "turns" in plan else [worker.__file__]
         whose = f"device {self._facts.name}: the worker process for {plan.get('whose', plan.get('files'))}"
         with tempfile.TemporaryFile() as stderr:
             # A session of its own: Ctrl-C reaches the controller only, which then ends the worker and all it started.
             process = subprocess.Popen(
-                [sys.executable, "-P", worker.__file__],
+                [sys.executable, "-P", *programs],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

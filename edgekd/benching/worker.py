@@ -1,4 +1,4 @@
-"""One fresh process that times one model, or several that take turns: `python worker.py < plan.json > answer.json`.
+"""One fresh process that times one model: `python worker.py < plan.json > answer.json`.
 
 A program of its own: it needs Python 3.9, numpy and the runtime, and nothing of edgekd (a plan that names a part instead of a
 runner file excepted, which works only where edgekd is installed). The same file runs on this machine and on any other.
@@ -22,15 +22,9 @@ The plan, one line of JSON on stdin; paths are names in `folder` unless absolute
     describe      true: open the model and tell the shape and type of its input, no more
     whole         null; or {photographs, prepare, rules, iterations}: afterwards, queries from the encoded photograph to the
                   best classes, with the stand-alone file `prepare`
+    in_turns      true: before each stretch of queries say how much memory it takes, and wait for a line on stdin (see turns.py)
 
-or, for a round of a session:
-
-    turns         the plans above of several models. Each gets a process of its own, which loads and warms up alone; then they
-                  take turns of a twentieth of their queries, forwards and backwards, and all others are stopped meanwhile.
-                  Whatever makes the machine slow for a second makes all of them slow. A paced stream is one turn.
-
-The answer, one line of JSON on stdout: `complaint` {exit_code, message, mend}, or what `measure` and `answer_to` return,
-or `answers` of them, or `died` {whose, code}.
+The answer, one line of JSON on stdout: `complaint` {exit_code, message, mend}, or what `measure` and `answer_to` return.
 `pace_ns` is the time of a fixed piece of arithmetic before and after, which says how fast the machine itself was; `cores` are
 those that the worker was bound to.
 Samples are int64, column by column, little-endian, compressed, in base64; `at` counts from `origin_ns` of the machine's
@@ -49,7 +43,6 @@ import json
 import os
 import platform
 import signal
-import subprocess
 import sys
 import time
 import zlib
@@ -70,7 +63,7 @@ _PACE_REPEATS = 9
 _PR_SET_PDEATHSIG = 1
 TURNS = 20
 """Of each worker in a round: 0.15 s each in the profile `gate`, shorter than what neighbours do to a machine. Ours."""
-_ROOM = 1.25  # times the memory of the largest process that is loaded must be free for one more
+AGAIN_NS = 10_000_000  # so long at least a turn begins with queries that do not count; ours
 
 Clock = Callable[[], int]
 Sleep = Callable[[float], None]
@@ -87,12 +80,13 @@ class Refusal(Exception):
 class Turns:
     """When a worker asks its queries: all at once, or, where it has to `wait` for its turn, in stretches of a twentieth.
 
-    Each stretch begins with a twentieth of itself that does not count: it brings back into the caches what others drove out.
+    Each stretch begins with a twentieth of itself, and at least ten milliseconds, that do not count: they bring back into the
+    caches what others drove out.
     `cpu_ns` is the processor time of what counts.
     """
 
-    def __init__(self, wait: Callable[[], None] | None, cpu_clock: Clock) -> None:
-        self.wait, self.cpu_clock, self.cpu_ns = wait, cpu_clock, 0
+    def __init__(self, wait: Callable[[], None] | None, clock: Clock, cpu_clock: Clock) -> None:
+        self.wait, self.clock, self.cpu_clock, self.cpu_ns = wait, clock, cpu_clock, 0
 
     def __call__(self, iterations: int, ask: Callable[[int], Any] | None) -> Iterator[range]:
         """Yield the numbers of the queries to ask now; with nothing to `ask` before them, all of them in one turn."""
@@ -101,8 +95,10 @@ class Turns:
             if self.wait:
                 self.wait()
             if self.wait and ask:
-                for index in range(start - -(-stretch // TURNS), start):
+                begun_ns, index = self.clock(), start - -(-stretch // TURNS)
+                while index < start or self.clock() - begun_ns < AGAIN_NS:
                     ask(index)
+                    index += 1
             before_ns = self.cpu_clock()
             yield range(start, min(start + stretch, iterations))
             self.cpu_ns += self.cpu_clock() - before_ns
@@ -140,7 +136,7 @@ def measure(
         else:
             for index in range(plan["warmup"]):
                 ask(batches[index % len(batches)])
-            turns = Turns(wait, cpu_clock)
+            turns = Turns(wait, clock, cpu_clock)
             if plan["mode"] == "paced":
                 rows = paced(ask, batches, plan["iterations"], plan["period_ns"], clock, sleep, turns)
             else:
@@ -529,125 +525,24 @@ def complaint(error: BaseException) -> dict[str, Any]:
     return {"protocol": PROTOCOL, "complaint": shown}
 
 
-def peak_rss_bytes(process: str = "self") -> int | None:
-    """Return the most memory that this process has held, or another by its number where /proc tells.
+def peak_rss_bytes() -> int | None:
+    """Return the most memory that this process has held.
 
     From /proc where it is: getrusage also counts what the parent held when it started this process.
     """
     try:
-        with open(f"/proc/{process}/status", encoding="ascii", errors="replace") as file:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
             found = [line.split()[1] for line in file if line.startswith("VmHWM:")]
     except OSError:
         found = []
     if found:
         return int(found[0]) * 1024
-    if process != "self":
-        return None
     try:
         import resource
     except ImportError:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-# --------------------------------------------------------------------------------------------------------------- in turns
-class Child:
-    """A worker that takes turns: it says an empty line when it waits for one, and its answer at the end."""
-
-    def __init__(self, plan: dict[str, Any]) -> None:
-        self.whose = str(plan.get("whose", plan.get("files")))
-        flags = ["-I", "-X", "utf8"] if sys.flags.isolated else ["-P"]
-        environment = {**os.environ, **{str(key): str(value) for key, value in plan.get("environment", {}).items()}}
-        command = [sys.executable, *flags, os.path.abspath(__file__)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
-        self.answer: dict[str, Any] | None = None
-        self.say(json.dumps({**plan, "in_turns": True}))
-
-    def turn(self) -> None:
-        """Let it go on until it waits again or has answered."""
-        if hasattr(signal, "SIGCONT"):
-            self.process.send_signal(signal.SIGCONT)
-        self.say("")
-
-    def say(self, line: str) -> None:
-        """Tell it a line, and hear what comes back; `Died` if that is nothing."""
-        try:
-            self.process.stdin.write(line.encode() + b"\n")  # type: ignore[union-attr]
-            self.process.stdin.flush()  # type: ignore[union-attr]
-        except BrokenPipeError:
-            pass  # it has ended, and reading finds out how
-        heard = self.process.stdout.readline()  # type: ignore[union-attr]
-        if not heard.endswith(b"\n"):
-            raise Died(self.whose, self.process.wait())
-        if heard.strip():
-            self.answer = json.loads(heard)
-        elif hasattr(signal, "SIGSTOP"):
-            self.process.send_signal(signal.SIGSTOP)  # threads that spin for the next query would take time from others
-
-    def end(self) -> None:
-        """End it, whatever it does."""
-        self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            with suppress(BrokenPipeError):  # what it was told last was never read
-                pipe.close()  # type: ignore[union-attr]
-
-
-class Died(Exception):
-    """A worker that takes turns ended without an answer."""
-
-    def __init__(self, whose: str, code: int) -> None:
-        super().__init__(whose)
-        self.whose, self.code = whose, code
-
-
-def in_turns(plans: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Have a process each do several plans, a stretch of queries at a time; as many at once as there is memory for."""
-    children: list[Child] = []
-    try:
-        while len(children) < len(plans):
-            first = len(children)
-            while len(children) < len(plans) and (len(children) == first or room_beside(children[first:])):
-                children.append(Child(plans[len(children)]))
-            together = children[first:]
-            while any(child.answer is None for child in together):
-                for child in together:
-                    if child.answer is None:
-                        child.turn()
-                together.reverse()
-            if found := [child.answer for child in together if child.answer and "complaint" in child.answer]:
-                return found[0]
-            if len(together) < len(plans):
-                for child in together:
-                    child.answer["notes"].append(  # type: ignore[index]
-                        f"not-in-turns: the memory was enough for {len(together)} of {len(plans)} processes at once"
-                    )
-    except Died as died:
-        return {"protocol": PROTOCOL, "died": {"whose": died.whose, "code": died.code}}
-    finally:
-        for child in children:
-            child.end()
-    return {"protocol": PROTOCOL, "answers": [child.answer for child in children]}
-
-
-def room_beside(children: Sequence[Child]) -> bool:
-    """Return whether the memory that is free is more than any of these took; true where that is not known."""
-    free = free_bytes()
-    return free is None or free > _ROOM * max(peak_rss_bytes(str(child.process.pid)) or 0 for child in children)
-
-
-def free_bytes() -> int | None:
-    """Return the memory that can still be taken: by this machine, and by its control group if that has a limit."""
-    found = []
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            found += [int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:")]
-        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as current:
-            found.append(int(limit.read()) - int(current.read()))
-    except (OSError, ValueError):
-        pass
-    return min(found, default=None)
 
 
 def main() -> int:
@@ -659,15 +554,12 @@ def main() -> int:
         plan = json.loads(sys.stdin.buffer.readline())
 
         def wait() -> None:
-            channel.write(b"\n")
+            channel.write(b"%d\n" % (peak_rss_bytes() or 0))
             channel.flush()
             if not sys.stdin.buffer.readline():
                 sys.exit(1)
 
-        if "turns" in plan:
-            told = in_turns(plan["turns"])
-        else:
-            told = answer_to(plan, wait=wait if plan.get("in_turns") else None, bind=bound_to)
+        told = answer_to(plan, wait=wait if plan.get("in_turns") else None, bind=bound_to)
         channel.write(json.dumps(told).encode() + b"\n")
     return int(told["complaint"]["exit_code"]) if "complaint" in told else 0
 

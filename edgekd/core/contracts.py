@@ -467,7 +467,7 @@ class Workbench(Protocol):
         ...
 
     def work(self, plan: Mapping[str, Any], *, timeout_s: float) -> dict[str, Any]:
-        """Have one fresh worker process do a plan of `edgekd/benching/worker.py`, or several take turns; return its answer.
+        """Have one fresh worker process do a plan of `edgekd/benching/worker.py`, or `turns.py` several; return the answer.
 
         Raises `MachineError` if it crashes, hangs or talks nonsense, and what the worker complains of as its own kind of error.
         """

@@ -27,6 +27,7 @@ DIGEST = hashlib.sha256(CONTENT).hexdigest()
 BROUGHT = (
     *sorted((PACKAGE / "benching" / "remote" / "agent").glob("*.py")),
     PACKAGE / "benching" / "remote" / "provision.py",
+    PACKAGE / "benching" / "turns.py",
     PACKAGE / "benching" / "worker.py",
     PACKAGE / "benching" / "preparing.py",
     *sorted((PACKAGE / "core" / "machine").glob("*.py")),

@@ -12,8 +12,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
+from edgekd.benching import worker
+from edgekd.benching.answers import samples_of
 from edgekd.benching.devices.ssh import Ssh
 from edgekd.benching.remote.address import Address
 from edgekd.benching.remote.bench import Manner, RemoteBench
@@ -24,6 +27,21 @@ from edgekd.core.records import DeviceFacts
 
 Open = Callable[..., RemoteBench]
 COMPLAINT = {"exit_code": 3, "message": "cannot be timed here", "mend": "elsewhere"}
+
+
+INSTANT_RUNNER = """
+import os, numpy
+class Refusal(Exception): pass
+def load_runtime(): pass
+class Session:
+    executed_on, executed_precision, host_readable = "CPU", "fp32", True
+    def __init__(self, name): self.runtime = "instant " + name
+    def run(self, batch): return [numpy.zeros((len(batch), 3), numpy.float32)]
+    def close(self): pass
+def open(folder, files, *, threads, options):
+    with io_open(os.path.join(folder, files[0])) as file:
+        return Session(file.read())
+""".replace("def open(", "io_open = open\ndef open(")
 
 
 @pytest.fixture
@@ -120,6 +138,33 @@ def test_samples_of_the_machine_come_with_the_answers(bench: RemoteBench, model:
     assert [row.at_ns for row in log.rows] == sorted({row.at_ns for row in log.rows})
     assert not log.ended_early
     assert bench.losses == 1
+
+
+def test_workers_take_turns_there_too(manner: Callable[..., Manner], tmp_path: Path) -> None:
+    """Two models from two folders, each by a process of its own; one that is not installed there ends the round by its name."""
+    runner, absent, images = (tmp_path / name for name in ("runner.py", "absent.py", "images.npy"))
+    runner.write_text(INSTANT_RUNNER)
+    absent.write_text(INSTANT_RUNNER.replace("def load_runtime(): pass", "import no_such_runtime as load_runtime"))
+    np.save(images, np.zeros((4, 3, 2, 2), np.float32))
+    plans = []
+    with RemoteBench(manner(worker=Path(worker.__file__))) as bench:
+        for name in ("a", "b"):
+            (tmp_path / name).write_text(name)
+            folder = bench.bring({"model.bin": tmp_path / name, "runner.py": runner, "absent.py": absent, "images.npy": images})
+            common = {
+                "protocol": "1",
+                "runner": "runner.py",
+                "threads": 1,
+                "inputs": "images.npy",
+                "batch": 1,
+                "mode": "single",
+            }
+            plans.append(common | {"whose": name, "folder": folder, "files": ["model.bin"], "warmup": 1, "iterations": 25})
+        answers = bench.work({"whose": "a round", "turns": plans}, timeout_s=60)["answers"]
+        assert [answer["runtime"] for answer in answers] == ["instant a", "instant b"]
+        assert [len(samples_of(answer, whose="")["infer"]) for answer in answers] == [25, 25]
+        with pytest.raises(MachineError, match="ModuleNotFoundError: No module named 'no_such_runtime'"):
+            bench.work({"whose": "a round", "turns": [plans[0], plans[1] | {"runner": "absent.py"}]}, timeout_s=60)
 
 
 def test_what_a_worker_says_is_read_as_that_of_a_local_one(bench: RemoteBench, model: Path) -> None:

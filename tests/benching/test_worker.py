@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from edgekd.benching import preparing, worker
+from edgekd.benching import preparing, turns, worker
 from edgekd.benching.answers import samples_of
 from edgekd.core.images import decode, prepare
 from edgekd.core.latency import nearest_rank
@@ -362,7 +362,7 @@ def test_a_runner_file_without_its_runtime_says_what_to_install(
 
 
 # ------------------------------------------------------------------------------------------------------------ standing alone
-ALONE = [Path(worker.__file__), Path(preparing.__file__)]
+ALONE = [Path(worker.__file__), Path(turns.__file__), Path(preparing.__file__)]
 ALONE += sorted((Path(worker.__file__).parent.parent / "exporting" / "backends").glob("_*_runner.py"))
 MAY_IMPORT = {"numpy", "PIL", "onnxruntime", "openvino"}
 

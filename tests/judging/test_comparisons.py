@@ -106,6 +106,52 @@ def test_an_arm_that_cannot_be_trusted_decides_nothing(report: Report, changes: 
     assert ask(Latency(max_ratio=TO_BASELINE), session(report, *arms)).outcome == "inconclusive"
 
 
+UNSTEADY = {"trusted": False, "untrusted_because": ("unstable: why", "contended: by whom"), "blur": 1.5}
+
+
+@pytest.mark.parametrize(("ratio", "outcome"), [(1.0, "pass"), (1.1, "fail")])
+def test_what_all_arms_felt_alike_leaves_their_ratio(report: Report, ratio: float, outcome: str) -> None:
+    """A neighbour makes figures unsteady, of both arms by the same in each round; pairs decide, and the reason is told."""
+    slow = np.exp(np.random.default_rng(7).normal(0, 0.2, 7))
+    arms = [
+        arm(report, name, [one * by for one, by in zip(noisy(10 * times, seed=seed), slow, strict=True)], **UNSTEADY)
+        for name, times, seed in (("candidate", ratio, 1), ("baseline", 1.0, 2))
+    ]
+    finding = ask(Latency(max_ratio=TO_BASELINE), session(report, *arms))
+    assert finding.outcome == outcome
+    assert "which both felt in turns: unstable: why; contended: by whom." in finding.because
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"blur": None},
+        {"untrusted_because": ("unstable: why", "drift: of its own")},
+        {"untrusted_because": ()},
+        {"mode": "paced"},
+        {"flags": ("not-in-turns: the memory was enough for 1 of 2 processes at once",)},
+    ],
+)
+@pytest.mark.parametrize("which", ["candidate", "baseline"])
+def test_what_one_arm_may_have_felt_alone_decides_nothing(report: Report, changes: dict, which: str) -> None:
+    """What is void, a drift of its own, no reason, a paced stream, and arms that did not take turns."""
+    alike = {"mode": changes["mode"]} if "mode" in changes else {}
+    arms = [
+        arm(report, name, noisy(10), **(UNSTEADY | alike | (changes if name == which else {})))
+        for name in ("candidate", "baseline")
+    ]
+    budget = Latency(max_ratio=TO_BASELINE, **alike)
+    assert ask(budget, session(report, *arms)).outcome == "inconclusive"
+
+
+def test_an_unsteady_session_is_not_compared_with_another(report: Report) -> None:
+    """The reference takes out how fast the machine was, not how unsteady."""
+    now = session(report, arm(report, "candidate", noisy(10, 12), **UNSTEADY), arm(report, "reference", noisy(10, 12, seed=1)))
+    finding = ask(Latency(max_ratio=TO_BASELINE), now, other_session(report, 10, 1.0))
+    assert finding.outcome == "inconclusive"
+    assert "cannot be trusted across sessions: unstable: why" in finding.because
+
+
 @pytest.mark.parametrize(("times", "outcome"), [(7.0, "pass"), (9.0, "fail")])
 def test_a_limit_to_the_reference_model_is_the_limit_itself(report: Report, times: float, outcome: str) -> None:
     """At most 0.8 times as slow as the reference that ran beside it: 0.7 passes, 0.9 fails; without one nothing is known."""

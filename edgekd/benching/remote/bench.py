@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Self, TypeVar
 
-from edgekd.benching import probe, worker
+from edgekd.benching import probe, turns, worker
 from edgekd.benching.answers import read_answer
 from edgekd.benching.remote.address import CONNECT_S, Address
 from edgekd.benching.remote.agent.serving import PROTOCOL
@@ -109,8 +109,9 @@ class RemoteBench:
             for folder in sorted(folders - self._present):
                 if self._bring(connection, self._brought[folder]) != folder:
                     raise IntegrityError(f"{whose}: its files were changed while they were measured")
-            program = self._program(connection, self.manner.worker.read_bytes())
-            asked = {"program": program, "plan": dict(plan), "timeout_s": timeout_s}
+            files = [Path(turns.__file__), self.manner.worker] if "turns" in plan else [self.manner.worker]
+            programs = [self._program(connection, file.read_bytes()) for file in files]
+            asked = {"programs": programs, "plan": dict(plan), "timeout_s": timeout_s}
             return self._request(connection, "work", asked, wait_s=timeout_s + ANSWER_S)
 
         told = self._asked("a worker", one)

@@ -13,6 +13,9 @@ from edgekd.core.records import Finding, LatencySummary, Outcome, Report
 from edgekd.judging import wording
 from edgekd.judging.budgets._subjects import Against, Said
 
+FELT_ALIKE = ("unstable:", "contended:", "clock-unsteady:")
+"""Reasons not to trust a figure that leave the ratio of two arms of one session as it is. Ours."""
+
 
 class TimeRatio(Section):
     """At most `value` times as much as the other, which is measured, not read off.
@@ -164,11 +167,24 @@ def beside_in(summary: LatencySummary, arm: Against, report: Report) -> LatencyS
     )
 
 
+def pairable(summary: LatencySummary) -> bool:
+    """Return whether a measurement can be compared with the arms that ran beside it, though it may be unsteady.
+
+    What others did to the machine, all arms felt alike, because they took turns on the same cores; pairs that scatter
+    for it widen the interval. A worker that drifts does so for its own reasons, and a paced stream takes no turns.
+    """
+    if summary.trusted:
+        return True
+    apart = summary.mode == "paced" or any(flag.startswith("not-in-turns") for flag in summary.flags)
+    shared = bool(summary.untrusted_because) and all(one.startswith(FELT_ALIKE) for one in summary.untrusted_because)
+    return summary.blur is not None and shared and not apart
+
+
 def cannot_pair(other: LatencySummary, quantity: Quantity) -> tuple[str, str] | None:
     """Return why the other arm cannot be compared with, and what would help; None if it can."""
     if other.kind == "estimate":
         return f"What stands for the {other.arm} is an estimate, and only what was measured counts.", "edgekd bench RUN"
-    if not other.trusted:
+    if not pairable(other):
         reasons = "; ".join(other.untrusted_because) or "no reason was given"
         return f"The measurement of the {other.arm} cannot be trusted: {reasons}.", "a quieter machine"
     if not quantity.own(other):

@@ -25,6 +25,7 @@ from edgekd.judging.budgets._deciding import (
     log_ratios,
     more_pairs,
     or_dash,
+    pairable,
 )
 from edgekd.judging.budgets._subjects import OfMeasurements, Said, not_executed
 
@@ -114,7 +115,7 @@ class ProcessLimit(OfMeasurements):
         if summary.kind == "estimate":
             return "estimate", "This is an estimate, and only what was measured can pass a gate; run edgekd bench."
         reasons = "; ".join(summary.untrusted_because) or "no reason was given"
-        if not summary.trusted and (summary.blur is None or self.max_ratio is not None):
+        if not summary.trusted and (summary.blur is None or (self.max_ratio is not None and not pairable(summary))):
             return "untrusted", f"The measurement cannot be trusted: {reasons}."
         rule = evidence.rule(summary.device.name)
         broken = rule.broken_by(summary) if rule is not None else ""
@@ -177,11 +178,15 @@ class ProcessLimit(OfMeasurements):
             ),
         )
         following = decision.next_look
+        because = f"{summary.artifact} against the {other.arm} of the same session: {decision.because}."
+        if not (summary.trusted and other.trusted):
+            reasons = dict.fromkeys((*summary.untrusted_because, *other.untrusted_because))
+            because += f" The machine was unsteady, which both felt in turns: {'; '.join(reasons)}."
         return said.found(
             subject,
             decision.ratio,
             decision.outcome,
-            f"{summary.artifact} against the {other.arm} of the same session: {decision.because}.",
+            because,
             needs="" if decision.outcome != "inconclusive" else more_pairs(following, decision.because),
             bounds=(decision.low, decision.high),
             p_value=decision.p_fail,
@@ -252,4 +257,6 @@ class ProcessLimit(OfMeasurements):
             return f"The baseline's measurement is not comparable: other {', '.join(unlike).replace('_', ' ')}.", None
         if not earlier.trusted or earlier.kind == "estimate":
             return "The baseline's measurement cannot be trusted.", None
+        if not summary.trusted:
+            return f"The measurement cannot be trusted across sessions: {'; '.join(summary.untrusted_because)}.", None
         return "", earlier

@@ -217,7 +217,7 @@ class Agent:
         folders = {one["folder"] for one in plan.get("turns", [plan])}
         for folder in folders:
             store.same_as_brought(folder)
-        command = self._python(store.checked(request["program"]))
+        command = self._python(*(store.checked(program) for program in request["programs"]))
         child = Child(command, mark=self._mark, stdin=json.dumps(plan).encode())
         told = self._supervised(child, timeout_s=request["timeout_s"])
         for folder in folders:
