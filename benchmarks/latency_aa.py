@@ -12,6 +12,7 @@ session, and a second call goes on.
 
 import argparse
 import json
+import math
 import statistics
 import tempfile
 from dataclasses import replace
@@ -80,14 +81,13 @@ def one(bench: Workbench, plans: dict[ArmName, dict[str, Any]], seed: int) -> di
     medians = session.percentiles(50.0)
     drift = latency.drift([worker.latency_ns for worker in session.workers[A]])
     found = {}
-    for kind, other in OTHERS.items():
-        decision = sequential.decide(latency.log_ratios(medians[A], medians[other]))
-        a, b = medians[A][: decision.look], medians[other][: decision.look]
+    for kind, pairing in zip(OTHERS, pairings, strict=True):
+        decision = sequential.decide(session.ratios(pairing))
         found[kind] = {
             "outcome": decision.outcome,
             "pairs": decision.look,
-            "ratio": round(latency.paired(a, b).ratio, 5),
-            "pair_sd": round(statistics.stdev(latency.log_ratios(a, b)), 5),
+            "ratio": round(decision.ratio or math.nan, 5),
+            "pair_sd": round(decision.pair_sd or math.nan, 5),
             "process_sd": round(statistics.stdev(np.log(medians[A]).tolist()), 5),
             "drift": drift.share if drift else None,
         }

@@ -43,6 +43,11 @@ class Worker:
         waited_ns: np.ndarray[Any, np.dtype[np.int64]] = self.columns["queue"][alone] + self.columns["infer"][alone]
         return waited_ns
 
+    @property
+    def turns_ns(self) -> tuple[float, ...]:
+        """Return the median of each of its turns; all its queries are one turn if it took none."""
+        return latency.medians_of_turns(self.latency_ns, self.facts.turns or 1)
+
 
 @dataclass(kw_only=True)
 class Session:
@@ -69,9 +74,9 @@ class Session:
         arms = tuple(self.plans)
         self.workers = {arm: [] for arm in arms}
         begun_ns = clock()
-        for number, order in enumerate(rounds(len(arms), seed=self.seed)):
-            self._whole_round(number, [arms[index] for index in order], tell)
-            found = look(number + 1, looks, self.percentiles, comparisons)
+        for number, order in enumerate(rounds(arms, kin=[arm.artifact for arm in arms], seed=self.seed)):
+            self._whole_round(number, order, tell)
+            found = look(number + 1, looks, self.percentiles, self.ratios, comparisons)
             self.stopped_because = found.because or self.stopped_because
             if found.done:
                 return
@@ -104,6 +109,14 @@ class Session:
             if times and min(map(len, times)) >= latency.floor_of(percent):
                 found[arm] = [float(latency.nearest_rank(np.sort(one), percent)) for one in times]
         return found
+
+    def ratios(self, one: Pairing) -> tuple[float, ...]:
+        """Return ln(b / a) of the p50 of each pair of workers; nothing if an arm has too few samples, or was not measured."""
+        found = self.percentiles(50.0)
+        if one.a not in found or one.b not in found:
+            return ()
+        turns = ([worker.turns_ns for worker in self.workers[arm] if worker.facts.turns] for arm in (one.a, one.b))
+        return latency.log_ratios(found[one.a], found[one.b], *turns)
 
     def _in_turns(self, number: int, order: Sequence[ArmName]) -> list[tuple[ArmName, Worker]]:
         """Have one fresh worker of each arm answer its queries, in turns with the others."""
@@ -146,4 +159,5 @@ def facts_of(answer: Mapping[str, Any], columns: "Columns", number: int, positio
         window_ns=(origin_ns, origin_ns + last_ns),
         pace_ns=tuple(answer["pace_ns"]) if answer.get("pace_ns") else None,
         notes=tuple(answer.get("notes", ())),
+        turns=answer.get("turns"),
     )

@@ -19,17 +19,23 @@ class Look:
     because: str
 
 
-def look(rounds: int, looks: Sequence[int], percentiles: Callable[[float], Medians], comparisons: Sequence[Pairing]) -> Look:
+def look(
+    rounds: int,
+    looks: Sequence[int],
+    percentiles: Callable[[float], Medians],
+    ratios: Callable[[Pairing], Sequence[float]],
+    comparisons: Sequence[Pairing],
+) -> Look:
     """Return whether to stop after so many rounds; between declared looks nothing is looked at.
 
-    `percentiles(50.0)` gives the workers' medians. The rounds at which a comparison may be decided are fixed beforehand:
-    looking at every round, and stopping when it pleases, would decide by chance.
+    `percentiles(50.0)` gives the workers' medians, `ratios` the logarithm of each pair's ratio. The rounds at which a
+    comparison may be decided are fixed beforehand: looking at every round, and stopping when it pleases, would decide by
+    chance.
     """
     if rounds < looks[-1] and rounds not in looks:
         return Look(done=False, because="")
     if comparisons:
-        found = percentiles(50.0)
-        open_ = [one for one in comparisons if not _decided(found, one)]
+        open_ = [one for one in comparisons if not _decided(ratios(one), one)]
         if not open_:
             return Look(done=True, because=f"every comparison was decided after {rounds} rounds")
         because = f"{len(open_)} of {len(comparisons)} comparisons still open after {rounds} rounds"
@@ -41,11 +47,10 @@ def look(rounds: int, looks: Sequence[int], percentiles: Callable[[float], Media
     return Look(done=rounds >= looks[-1], because=because)
 
 
-def _decided(found: Medians, one: Pairing) -> bool:
-    a, b = found.get(one.a, ()), found.get(one.b, ())
-    if len(a) < 2 or len(a) != len(b):
+def _decided(log_ratios: Sequence[float], one: Pairing) -> bool:
+    if len(log_ratios) < 2:
         return True  # an arm that is not measured decides nothing, and nobody waits for it
-    decision = sequential.decide(latency.log_ratios(a, b), max_ratio=one.max_ratio, min_effect=one.min_effect)
+    decision = sequential.decide(log_ratios, max_ratio=one.max_ratio, min_effect=one.min_effect)
     return decision.outcome != "inconclusive" or decision.next_look is None
 
 

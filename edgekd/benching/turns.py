@@ -103,6 +103,7 @@ def in_turns(worker: str, plans: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 said = f"not-in-turns: the memory was enough for {len(together)} of {len(plans)} processes at once"
                 for child in together:
                     child.answer["notes"].append(said)
+                    child.answer["turns"] = None  # they are not those of the others
     except Ended as ended:
         return ended.told
     finally:

@@ -26,7 +26,8 @@ The plan, one line of JSON on stdin; paths are names in `folder` unless absolute
 
 The answer, one line of JSON on stdout: `complaint` {exit_code, message, mend}, or what `measure` and `answer_to` return.
 `pace_ns` is the time of a fixed piece of arithmetic before and after, which says how fast the machine itself was; `cores` are
-those that the worker was bound to.
+those that the worker was bound to; `turns` is in how many stretches the queries to the model alone were asked, of equal length
+but for one query, or null for all at once.
 Samples are int64, column by column, little-endian, compressed, in base64; `at` counts from `origin_ns` of the machine's
 monotonic clock, and a time that was not measured is -1. While the worker works, file descriptor 1 is stderr, so that a chatty
 runtime cannot spoil the answer.
@@ -63,6 +64,7 @@ _PACE_REPEATS = 9
 _PR_SET_PDEATHSIG = 1
 TURNS = 20
 """Of each worker in a round: 0.15 s each in the profile `gate`, shorter than what neighbours do to a machine. Ours."""
+WHOLE_TURNS = 5  # the way from the photograph is told, and compared by few: each turn more is a beginning that does not count
 AGAIN_NS = 10_000_000  # so long at least a turn begins with queries that do not count; ours
 
 Clock = Callable[[], int]
@@ -78,7 +80,7 @@ class Refusal(Exception):
 
 
 class Turns:
-    """When a worker asks its queries: all at once, or, where it has to `wait` for its turn, in stretches of a twentieth.
+    """When a worker asks its queries: all at once, or, where it has to `wait` for its turn, in so many stretches.
 
     Each stretch begins with a twentieth of itself, and at least ten milliseconds, that do not count: they bring back into the
     caches what others drove out.
@@ -88,19 +90,20 @@ class Turns:
     def __init__(self, wait: Callable[[], None] | None, clock: Clock, cpu_clock: Clock) -> None:
         self.wait, self.clock, self.cpu_clock, self.cpu_ns = wait, clock, cpu_clock, 0
 
-    def __call__(self, iterations: int, ask: Callable[[int], Any] | None) -> Iterator[range]:
+    def __call__(self, iterations: int, ask: Callable[[int], Any] | None, *, count: int = TURNS) -> Iterator[range]:
         """Yield the numbers of the queries to ask now; with nothing to `ask` before them, all of them in one turn."""
-        stretch = max(1, -(-iterations // TURNS) if self.wait and ask else iterations)
-        for start in range(0, iterations, stretch):
+        count = min(count, iterations) if self.wait and ask else 1
+        for number in range(count):
+            start, end = iterations * number // count, iterations * (number + 1) // count
             if self.wait:
                 self.wait()
             if self.wait and ask:
-                begun_ns, index = self.clock(), start - -(-stretch // TURNS)
+                begun_ns, index = self.clock(), start - -(-(end - start) // TURNS)
                 while index < start or self.clock() - begun_ns < AGAIN_NS:
                     ask(index)
                     index += 1
             before_ns = self.cpu_clock()
-            yield range(start, min(start + stretch, iterations))
+            yield range(start, end)
             self.cpu_ns += self.cpu_clock() - before_ns
 
 
@@ -128,7 +131,7 @@ def measure(
     answer = ask(batches[0])
     first_ns = clock() - start_ns
     check_rows(answer, plan["batch"])
-    told: dict[str, Any] = {"first_ns": first_ns, "warmup": plan["warmup"], "notes": []}
+    told: dict[str, Any] = {"first_ns": first_ns, "warmup": plan["warmup"], "turns": None, "notes": []}
     with no_collecting():
         if plan.get("record"):
             rows = recorded(ask, batches, plan["record"], clock)
@@ -141,6 +144,7 @@ def measure(
                 rows = paced(ask, batches, plan["iterations"], plan["period_ns"], clock, sleep, turns)
             else:
                 rows = closed(ask, batches, plan["iterations"], clock, turns)
+                told["turns"] = min(TURNS, plan["iterations"]) if wait else None
             told["cpu_ns"] = round(turns.cpu_ns / max(1, plan["iterations"]))
             if plan.get("whole"):
                 rows += whole_way(ask, plan, told["notes"], clock, turns)
@@ -254,7 +258,7 @@ def whole_way(
         return (1, first % count, start_ns, 0, *spans)
 
     one(0)  # loads the decoder, and does not count
-    return [one(index) for indices in turns(whole["iterations"], one) for index in indices]
+    return [one(index) for indices in turns(whole["iterations"], one, count=WHOLE_TURNS) for index in indices]
 
 
 def best(answer: Any, np: Any) -> Any:

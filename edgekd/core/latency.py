@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -191,6 +192,12 @@ def slope(medians: Sequence[float]) -> float:
 
 
 # ------------------------------------------------------------------------------------------------------------- comparing
+def medians_of_turns(times: "Times", turns: int) -> tuple[float, ...]:
+    """Return the median of each turn of a worker, whose queries were shared out evenly over them, in order."""
+    ends = [len(times) * number // turns for number in range(turns + 1)]
+    return tuple(median(times[start:end]) for start, end in pairwise(ends))
+
+
 @dataclass(frozen=True, kw_only=True)
 class PairedRatio:
     """B against A, round by round: the ratio with its 95 % and 99 % t intervals, and a bootstrap interval over the rounds.
@@ -211,16 +218,31 @@ class PairedRatio:
     superiority: float
 
 
-def log_ratios(a: Sequence[float], b: Sequence[float]) -> tuple[float, ...]:
-    """Return ln(b / a) of each pair."""
+def log_ratios(
+    a: Sequence[float], b: Sequence[float], turns_a: Sequence[Sequence[float]] = (), turns_b: Sequence[Sequence[float]] = ()
+) -> tuple[float, ...]:
+    """Return ln(b / a) of each pair of workers; where they took as many turns, the middle one of the turns' own ratios.
+
+    A neighbour makes the machine slower for a tenth of a second or for ten. Turns that followed one another felt the same; two
+    medians over all turns may fall on different moments. `turns_*` holds the median of each turn of each worker.
+    """
+    if turns_a and [*map(len, turns_a)] == [*map(len, turns_b)]:
+        return tuple(_middle(log_ratios(x, y)) for x, y in zip(turns_a, turns_b, strict=True))
     return tuple(math.log(y / x) for x, y in zip(a, b, strict=True))
 
 
-def paired(a: Sequence[float], b: Sequence[float], *, seed: int = 0) -> PairedRatio:
+def paired(
+    a: Sequence[float],
+    b: Sequence[float],
+    turns_a: Sequence[Sequence[float]] = (),
+    turns_b: Sequence[Sequence[float]] = (),
+    *,
+    seed: int = 0,
+) -> PairedRatio:
     """Compare the workers of two arms that ran in the same rounds; raise `ValueError` for fewer than two pairs."""
     import numpy as np
 
-    logs = log_ratios(a, b)
+    logs = log_ratios(a, b, turns_a, turns_b)
     if len(logs) < 2:
         raise ValueError("a ratio with an interval needs two pairs")
     mean, spread = sum(logs) / len(logs), _sd(logs)

@@ -148,7 +148,8 @@ def _latency_row(what: str, a: LatencySummary | None, b: LatencySummary | None, 
     if reasons:
         difference = f"not comparable: {'; '.join(reasons)}"
     elif first.session == second.session:
-        difference = paired_words(latency.paired(first.worker_p50_ms, second.worker_p50_ms))
+        own = (first.worker_p50_ms, second.worker_p50_ms, first.worker_turns_ms, second.worker_turns_ms)
+        difference = paired_words(latency.paired(*own))
     else:
         difference = _through_reference(a, b, in_a, in_b)
     return Row(what=what, a=_p50(first), b=_p50(second), difference=difference)

@@ -56,6 +56,7 @@ def summarise(artifact: str, measurement: Measurement, table: "Table") -> Latenc
         samples=len(pooled),
         rounds=tuple(worker.round for worker in workers),
         worker_p50_ms=_each(own, "p50"),
+        worker_turns_ms=_turns(measurement, own),
         worker_p90_ms=_each(own, "p90"),
         worker_p95_ms=_each(own, "p95"),
         worker_p99_ms=_each(own, "p99"),
@@ -124,6 +125,15 @@ def _each(own: "Sequence[Times]", name: str) -> tuple[float, ...]:
     if any(len(times) < floor for times in own):
         return ()
     return tuple(latency.nearest_rank(np.sort(times), PERCENTS[name]) / 1e6 for times in own)
+
+
+def _turns(measurement: Measurement, own: "Sequence[Times]") -> tuple[tuple[float, ...], ...]:
+    """Return the median of each turn of each process; nothing where one took no turns, or has too few samples for its own."""
+    turns = [worker.turns for worker in measurement.workers if worker.turns]
+    if len(turns) < len(own) or not _each(own, "p50"):
+        return ()
+    medians = [latency.medians_of_turns(times, count) for times, count in zip(own, turns, strict=True)]
+    return tuple(tuple(median / 1e6 for median in one) for one in medians)
 
 
 def _images_per_s(measurement: Measurement, table: "Table") -> float | None:

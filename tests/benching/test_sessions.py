@@ -1,7 +1,7 @@
 """Sessions on a scripted device: the order of the arms, equal counts, when they stop, and what a drifting machine does."""
 
 from collections.abc import Collection, Mapping, Sequence
-from itertools import islice, pairwise
+from itertools import groupby, islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from edgekd.testing import FakeBench
 
 MS = 1_000_000
 A, B = ArmName(artifact="ort-fp32", arm="baseline"), ArmName(artifact="ort-fp32", arm="candidate")
+NO_RATIOS = {}.get
 
 
 def asked(arm: ArmName, **changes: Any) -> dict[str, Any]:
@@ -40,18 +41,26 @@ def ran(bench: FakeBench, *arms: ArmName, looks: Sequence[int] = (7,), **changes
 @given(arms=st.integers(1, 9), seed=st.integers(0, 1000))
 def test_every_round_has_every_arm_once(arms: int, seed: int) -> None:
     """Each round is a permutation, and over two rounds all arms have the same mean position."""
-    found = list(islice(rounds(arms, seed=seed), 8))
+    found = list(islice(rounds(range(arms), kin=[arm % 3 for arm in range(arms)], seed=seed), 8))
     assert all(sorted(order) == list(range(arms)) for order in found)
     for first, second in zip(found[::2], found[1::2], strict=True):
         places = [first.index(arm) + second.index(arm) for arm in range(arms)]
         assert set(places) == {arms - 1}
 
 
+@given(families=st.lists(st.integers(0, 3), min_size=1, max_size=9), seed=st.integers(0, 1000))
+def test_arms_that_will_be_compared_stay_side_by_side(families: list[int], seed: int) -> None:
+    """Between the first and the last arm of a family nobody else has a turn, whatever the order is."""
+    for order in islice(rounds(range(len(families)), kin=families, seed=seed), 6):
+        runs = [family for family, _ in groupby(families[arm] for arm in order)]
+        assert len(runs) == len(set(families))
+
+
 def test_the_order_is_seeded_and_not_always_the_same() -> None:
     """A seed gives one order; pairs of rounds begin with either arm."""
-    first = list(islice(rounds(2, seed=3), 40))
-    assert first == list(islice(rounds(2, seed=3), 40))
-    assert {order[0] for order in first[::2]} == {0, 1}
+    first = list(islice(rounds("ab", kin="xx", seed=3), 40))
+    assert first == list(islice(rounds("ab", kin="xx", seed=3), 40))
+    assert {order[0] for order in first[::2]} == {"a", "b"}
 
 
 def drifting(share: float, *, over: int) -> FakeBench:
@@ -153,14 +162,14 @@ def times(spread: float, count: int, *, factor: float = 1.0, seed: int = 0) -> l
 @pytest.mark.parametrize(("number", "looked"), [(6, False), (7, True), (8, False), (11, False), (12, True), (13, False)])
 def test_nothing_is_looked_at_between_the_looks(number: int, looked: bool) -> None:
     """A narrow interval stops a session at a declared look and at no other round."""
-    found = look(number, (7, 12, 20, 40), lambda _: {B: times(0.001, number)}, ())
+    found = look(number, (7, 12, 20, 40), lambda _: {B: times(0.001, number)}, NO_RATIOS, ())
     assert found.done == looked
 
 
 def test_a_wide_interval_goes_on_to_the_last_look() -> None:
     """3 % between processes are not 1 % after seven rounds; the last look ends it all the same, and says how wide it is."""
-    assert not look(7, (7, 12), lambda _: {B: times(0.05, 7)}, ()).done
-    last = look(12, (7, 12), lambda p: {B: times(0.05, 12)} if p == 50.0 else {}, ())
+    assert not look(7, (7, 12), lambda _: {B: times(0.05, 7)}, NO_RATIOS, ()).done
+    last = look(12, (7, 12), lambda p: {B: times(0.05, 12)} if p == 50.0 else {}, NO_RATIOS, ())
     assert last.done
     assert last.because.startswith("the p50 of ort-fp32 is known to")
 
@@ -169,14 +178,34 @@ def test_comparisons_stop_when_they_are_decided() -> None:
     """Equal arms pass at the first look, a slow-down of 20 % fails there, and 3 % is looked at again."""
     pair = (Pairing(a=A, b=B),)
     for factor, spread, done in ((1.0, 0.01, True), (1.2, 0.01, True), (1.03, 0.04, False)):
-        found = {A: times(spread, 7), B: times(spread, 7, factor=factor, seed=1)}
-        assert look(7, (7, 12, 20, 40), lambda _, found=found: found, pair).done == done  # type: ignore[misc]
+        logs = latency.log_ratios(times(spread, 7), times(spread, 7, factor=factor, seed=1))
+        assert look(7, (7, 12, 20, 40), lambda _: {}, {pair[0]: logs}.__getitem__, pair).done == done
 
 
 def test_an_arm_that_is_not_there_keeps_nobody_waiting() -> None:
     """A comparison with what was not measured can never be decided."""
     pair = (Pairing(a=ArmName(artifact="gone", arm="baseline"), b=B),)
-    assert look(7, (7, 12), lambda _: {B: times(0.01, 7)}, pair).done
+    assert look(7, (7, 12), lambda _: {B: times(0.01, 7)}, lambda _: (), pair).done
+    assert ran(FakeBench(lambda _p, _i: 20 * MS), B, comparisons=pair).ratios(pair[0]) == ()
+
+
+def test_pairs_are_compared_turn_by_turn() -> None:
+    """A machine that is half as fast in some turns of both arms leaves their ratio; medians of all queries fall where they may.
+
+    The same arms without turns are compared by their p50.
+    """
+
+    def slow_in_places(plan: Mapping[str, Any], index: int) -> int:
+        turn, own_ms = max(0, index - 5) // 3, 20 if plan["whose"] == A.arm else 21
+        late = 10 if plan["whose"] == A.arm else 9  # the arms reach the slow half of the session at another query
+        return round(own_ms * MS * (1.5 if turn >= 10 or index - 5 >= 3 * late + 2 else 1.0))
+
+    pair = Pairing(a=A, b=B)
+    session = ran(FakeBench(slow_in_places, answers={"turns": 20}), A, B)
+    assert session.ratios(pair) == pytest.approx([np.log(21 / 20)] * 7)
+    whole = ran(FakeBench(slow_in_places), A, B)
+    assert whole.ratios(pair) == pytest.approx(latency.log_ratios(*(whole.percentiles(50.0)[arm] for arm in (A, B))))
+    assert abs(whole.ratios(pair)[0] - np.log(21 / 20)) > 0.1
 
 
 def test_a_session_ends_when_its_time_is_up() -> None:

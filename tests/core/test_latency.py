@@ -161,6 +161,29 @@ def test_paired_ratio_is_the_t_interval_of_logarithms() -> None:
     assert found.superiority == pytest.approx(stats.mannwhitneyu(a, b).statistic / 25)
 
 
+@given(count=st.integers(20, 90), seed=st.integers(0, 99))
+def test_medians_of_turns_are_those_of_its_queries_in_order(count: int, seed: int) -> None:
+    """Twenty turns, as even as whole queries allow, each with numpy's median."""
+    times = np.random.default_rng(seed).integers(1, 1000, count)
+    ends = [count * number // 20 for number in range(21)]
+    expected = [float(np.median(times[ends[i] : ends[i + 1]])) for i in range(20)]
+    assert latency.medians_of_turns(times, 20) == tuple(expected)
+
+
+def test_turns_of_a_pair_are_compared_one_by_one() -> None:
+    """Turns that scatter by half, but in both alike, leave the ratio; those of unequal number are not compared."""
+    rng = np.random.default_rng(0)
+    machine = np.exp(rng.normal(0, 0.5, (8, 20)))
+    a, b = 10 * machine, 10.5 * machine * np.exp(rng.normal(0, 0.01, (8, 20)))
+    own = [np.median(arm, axis=1).tolist() for arm in (a, b * rng.permutation(machine, axis=1))]
+    found = latency.paired(*own, a.tolist(), b.tolist())
+    logs = np.median(np.log(b) - np.log(a), axis=1)
+    assert (found.ratio, found.pair_sd) == (pytest.approx(np.exp(logs.mean())), pytest.approx(logs.std(ddof=1)))
+    assert found.pair_sd < 0.01
+    unequal = [one[:19] for one in b.tolist()]
+    assert latency.log_ratios(*own, a.tolist(), unequal) == pytest.approx(np.log(own[1]) - np.log(own[0]))
+
+
 def test_sessions_are_compared_through_the_reference() -> None:
     """A machine that was twice as slow that day changes nothing; the interval is Welch's."""
     a, ref_a = [10.0, 10.1, 9.9], [5.0, 5.05, 5.0]

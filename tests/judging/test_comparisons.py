@@ -180,6 +180,28 @@ def test_other_sessions_are_compared_through_the_reference_only(report: Report, 
     assert "through the reference model only, a ratio of ratios" in finding.because
 
 
+def in_turns(times_ms: list[float], machine: np.ndarray) -> dict[str, object]:
+    """Return what a summary says of processes that take so long, on a machine so many times as slow in each turn."""
+    return {"worker_turns_ms": tuple(tuple(own * slow) for own, slow in zip(times_ms, machine, strict=True))}
+
+
+def test_processes_that_took_turns_are_compared_turn_by_turn(report: Report) -> None:
+    """p50 that scatter by a fifth say nothing of 1 %; the turns of the same processes do. Other figures have no turns."""
+    machine, p50_ms = np.exp(np.random.default_rng(3).normal(0, 0.3, (7, 20))), [10 * 1.2**i for i in (0, 1, 0, 1, 1, 0, 0)]
+    own = {"candidate": noisy(10.1, 7, sd=0.004), "baseline": noisy(10, 7, sd=0.004, seed=1)}
+    both = {"candidate": p50_ms[::-1], "baseline": p50_ms}
+    apart = session(report, *(arm(report, name, times_ms) for name, times_ms in both.items()))
+    assert ask(Latency(max_ratio=TO_BASELINE), apart).outcome == "inconclusive"
+    tails = {name: {"worker_p90_ms": tuple(times_ms)} for name, times_ms in both.items()}
+    arms = (arm(report, name, both[name], **in_turns(own[name], machine), **tails[name]) for name in both)
+    beside = session(report, *arms)
+    finding = ask(Latency(max_ratio=TO_BASELINE), beside)
+    logs = np.log(own["candidate"]) - np.log(own["baseline"])
+    assert (finding.outcome, finding.value) == ("pass", pytest.approx(math.exp(logs.mean())))
+    assert "each the middle one of the ratios of its turns" in finding.arithmetic[0]
+    assert ask(Latency(metric="latency.p90", max_ratio=TO_BASELINE), beside).outcome == "inconclusive"
+
+
 def test_a_ratio_of_ratios_is_welchs_test(report: Report) -> None:
     """Lower bound and p-value against scipy's t-test for unequal variances."""
     sides = [np.log(noisy(10.4, 9, seed=7)), np.log(noisy(10, 12, sd=0.03, seed=8))]

@@ -58,7 +58,7 @@ class WorkerFacts(Fact):
 
     `p50_ns` is the median of its queries, `pace_ns` the time of a fixed piece of arithmetic before and after, which is the
     machine's own. `window_ns` is when its counted queries began and ended, on the device's monotonic clock, as in the
-    telemetry.
+    telemetry. It asked its queries in so many `turns` with the other arms, or (None) all at once.
     """
 
     round: int
@@ -73,6 +73,7 @@ class WorkerFacts(Fact):
     window_ns: tuple[int, int]
     notes: tuple[str, ...] = ()
     pace_ns: tuple[int, int] | None = later(None)
+    turns: int | None = later(None)
 
 
 class Sustained(Fact):
@@ -163,7 +164,8 @@ class LatencySummary(Fact):
 
     `kind` is `estimate` for what was not measured, which no budget passes. `digest` is that of the artifact. The times are of
     one query: of the whole batch, and in a paced session from when it was due. `rounds` names the rounds, and every `worker_*`
-    tuple is aligned with it; it is empty if any process has too few samples for it. `intervals_ms` are 95 % intervals over
+    tuple is aligned with it; it is empty if any process has too few samples for it. `worker_turns_ms` has the median of each of
+    a process's turns, or nothing where they took none. `intervals_ms` are 95 % intervals over
     workers (the replicates), by percentile: p50, p90, ...; `bounds_ms` bound the true percentile from above with 99 %
     confidence. `drift` is how much slower the last fifth of a worker is than the first, as a share.
     """
@@ -192,6 +194,7 @@ class LatencySummary(Fact):
     samples: int
     rounds: tuple[int, ...]
     worker_p50_ms: tuple[float, ...]
+    worker_turns_ms: tuple[tuple[float, ...], ...] = later(())
     worker_p90_ms: tuple[float, ...]
     worker_p95_ms: tuple[float, ...] = ()
     worker_p99_ms: tuple[float, ...]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from edgekd.core import sequential
+from edgekd.core import latency, sequential
 from edgekd.core.plan import Section
 from edgekd.core.records import Finding, LatencySummary, Outcome, Report
 from edgekd.judging import wording
@@ -49,20 +49,24 @@ class TimeRatio(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Quantity:
-    """What is limited: its words and unit, the figure over all processes, and each process's own."""
+    """What is limited: its words and unit, the figure over all processes, each process's own, and that of each of its turns."""
 
     words: str
     unit: str
     point: Callable[[LatencySummary], float | None]
     own: Callable[[LatencySummary], tuple[float, ...]]
+    turns: Callable[[LatencySummary], tuple[tuple[float, ...], ...]] = lambda _: ()
     tail: bool = False
 
 
 def log_ratios(a: LatencySummary, b: LatencySummary, quantity: Quantity) -> tuple[float, ...]:
     """Return ln(a / b) of the rounds that both have, in the order of rounds; none where a figure is missing."""
     own_a, own_b = (dict(zip(one.rounds, quantity.own(one), strict=False)) for one in (a, b))
-    shared = sorted(own_a.keys() & own_b.keys())
-    return tuple(math.log(own_a[k] / own_b[k]) for k in shared if own_a[k] > 0 and own_b[k] > 0)
+    taken = (zip(one.rounds, quantity.turns(one), strict=False) for one in (a, b))
+    turns_a, turns_b = ({k: medians for k, medians in of if medians and min(medians) > 0} for of in taken)
+    shared = [k for k in sorted(own_a.keys() & own_b.keys()) if own_a[k] > 0 and own_b[k] > 0]
+    turns = ([found[k] for k in shared if k in found] for found in (turns_b, turns_a))
+    return latency.log_ratios([own_b[k] for k in shared], [own_a[k] for k in shared], *turns)
 
 
 def decide_across(

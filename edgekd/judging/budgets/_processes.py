@@ -167,6 +167,7 @@ class ProcessLimit(OfMeasurements):
             (
                 f"{len(pairs)} pairs of fresh processes from one session ({summary.session[:8]}), "
                 f"{quantity.words} of {summary.artifact} over {other.artifact} ({other.arm})"
+                f"{', each the middle one of the ratios of its turns' if quantity.turns(summary) else ''}"
             ),
             (
                 f"looks at {', '.join(map(str, sequential.LOOKS))} pairs; fail: lower bound above {ratio.unchanged:g} and "

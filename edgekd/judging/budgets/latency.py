@@ -1,6 +1,7 @@
 """How long one query may take. The replicate is the process, not the iteration."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from pydantic import model_validator
@@ -58,7 +59,8 @@ class Latency(ProcessLimit):
     def quantity(self) -> Quantity:
         """Return the figure that the metric names."""
         words, point, own = _QUANTITIES[self.metric]
-        return Quantity(words=words, unit="ms", point=point, own=own, tail=self.metric.endswith("p99"))
+        quantity = Quantity(words=words, unit="ms", point=point, own=own, tail=self.metric.endswith("p99"))
+        return replace(quantity, turns=lambda one: one.worker_turns_ms) if self.metric == "latency.p50" else quantity
 
     def limit(self) -> tuple[float, str] | None:
         """Return the limit in ms, and as it was written."""
