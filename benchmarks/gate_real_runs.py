@@ -39,7 +39,7 @@ RUNTIMES = ("onnxruntime", "openvino")
 SMALL = [{"use": use} for use in RUNTIMES]
 KINDS = ({}, {"precision": "fp16"}, {"precision": "int8", "quantise": {"images": 200, "keep_slower": True}})
 LARGE = [{"use": use, **kind} for use in RUNTIMES for kind in (*KINDS, {"batch": 1, "name": f"{use}-batch1"})]
-BENCH = {"profile": "gate", "threads": 1, "warmup": 50, "iterations": 300, "reference": False}
+BENCH = {"profile": "gate", "threads": 1, "warmup": 50, "iterations": 450, "reference": False}
 BUDGETS = """\
 version: 1
 budgets:
