@@ -166,9 +166,26 @@ def drift(workers: "Sequence[Times]") -> Drift | None:
 
     The statistic is the mean over workers of ln(median of the last fifth / median of the first), held against zero by t.
     """
+    return _drift_of([log_drift(times) for times in workers if len(times) >= LEAST_FOR_DRIFT])
+
+
+def drift_apart(turns_a: Sequence[Sequence[float]], turns_b: Sequence[Sequence[float]]) -> Drift | None:
+    """Return how b / a drifts over the turns of a pair of workers; None for fewer than two pairs that took as many turns.
+
+    A machine that becomes slower while both take turns leaves their ratio; a worker that does so by itself does not.
+    """
+    if [*map(len, turns_a)] != [*map(len, turns_b)]:
+        return None
+    logs = []
+    for a, b in zip(turns_a, turns_b, strict=True):
+        ratios, fifth = log_ratios(a, b), max(1, len(a) // 5)
+        logs.append(_middle(ratios[-fifth:]) - _middle(ratios[:fifth]))
+    return _drift_of(logs)
+
+
+def _drift_of(logs: Sequence[float]) -> Drift | None:
     from scipy.stats import t
 
-    logs = [log_drift(times) for times in workers if len(times) >= LEAST_FOR_DRIFT]
     if len(logs) < 2:
         return None
     mean, spread = sum(logs) / len(logs), _sd(logs)

@@ -202,6 +202,32 @@ def test_processes_that_took_turns_are_compared_turn_by_turn(report: Report) -> 
     assert ask(Latency(metric="latency.p90", max_ratio=TO_BASELINE), beside).outcome == "inconclusive"
 
 
+@pytest.mark.parametrize(
+    ("own_drift", "turns", "outcome"),
+    [(1.0, 20, "pass"), (1.04, 20, "inconclusive"), (1 / 1.04, 20, "inconclusive"), (1.0, 0, "inconclusive")],
+)
+@pytest.mark.parametrize("flagged", ["candidate", "baseline"])
+def test_a_drift_that_both_felt_leaves_their_ratio(
+    report: Report, own_drift: float, turns: int, outcome: str, flagged: str
+) -> None:
+    """A machine that ends a tenth slower slows both; one arm that drifts by 4 % more does so for reasons of its own.
+
+    Without turns nobody knows which it is.
+    """
+    course = np.linspace(0, 1, 20)
+    arms = []
+    for name, seed in (("candidate", 1), ("baseline", 2)):
+        scatter = np.exp(np.random.default_rng(seed).normal(0, 0.004, (7, 20)))
+        machine = scatter * np.exp(course * np.log(1.1 * (own_drift if name == flagged else 1.0)))
+        facts = in_turns(noisy(10, 7, seed=seed), machine) if turns else {}
+        if name == flagged:
+            facts |= {"trusted": False, "untrusted_because": ("drift: why",), "blur": 1.1}
+        arms.append(arm(report, name, noisy(10, 7, seed=seed), **facts))
+    finding = ask(Latency(max_ratio=TO_BASELINE), session(report, *arms))
+    assert finding.outcome == outcome
+    assert ("They drift apart" in finding.because) == (own_drift != 1.0)
+
+
 def test_a_ratio_of_ratios_is_welchs_test(report: Report) -> None:
     """Lower bound and p-value against scipy's t-test for unequal variances."""
     sides = [np.log(noisy(10.4, 9, seed=7)), np.log(noisy(10, 12, sd=0.03, seed=8))]

@@ -15,6 +15,7 @@ from edgekd.judging.budgets._subjects import Against, Said
 
 FELT_ALIKE = ("unstable:", "contended:", "clock-unsteady:")
 """Reasons not to trust a figure that leave the ratio of two arms of one session as it is. Ours."""
+DRIFT = "drift:"
 
 
 class TimeRatio(Section):
@@ -175,13 +176,28 @@ def pairable(summary: LatencySummary) -> bool:
     """Return whether a measurement can be compared with the arms that ran beside it, though it may be unsteady.
 
     What others did to the machine, all arms felt alike, because they took turns on the same cores; pairs that scatter
-    for it widen the interval. A worker that drifts does so for its own reasons, and a paced stream takes no turns.
+    for it widen the interval. Of a drift the turns tell whether both did (`drifting_apart`); a paced stream takes none.
     """
     if summary.trusted:
         return True
     apart = summary.mode == "paced" or any(flag.startswith("not-in-turns") for flag in summary.flags)
-    shared = bool(summary.untrusted_because) and all(one.startswith(FELT_ALIKE) for one in summary.untrusted_because)
+    alike = (*FELT_ALIKE, *([DRIFT] if summary.worker_turns_ms else []))
+    shared = bool(summary.untrusted_because) and all(one.startswith(alike) for one in summary.untrusted_because)
     return summary.blur is not None and shared and not apart
+
+
+def drifting_apart(summary: LatencySummary, other: LatencySummary) -> str:
+    """Return why two arms of a session, one of which drifts, cannot be compared; '' if they drift alike, or not at all."""
+    if not any(reason.startswith(DRIFT) for one in (summary, other) for reason in one.untrusted_because):
+        return ""
+    found = latency.drift_apart(other.worker_turns_ms, summary.worker_turns_ms)
+    if found is None:
+        return f"One of them drifts, and too little is known of the turns of {summary.artifact} and the {other.arm}."
+    if not found.flagged:
+        return ""
+    return (
+        f"They drift apart: over the last turns their ratio is {1 + found.share:.3f} x that of the first (p = {found.p:.2g})."
+    )
 
 
 def cannot_pair(other: LatencySummary, quantity: Quantity) -> tuple[str, str] | None:

@@ -22,6 +22,7 @@ from edgekd.judging.budgets._deciding import (
     cannot_pair,
     decide_absolute,
     decide_across,
+    drifting_apart,
     log_ratios,
     more_pairs,
     or_dash,
@@ -154,6 +155,8 @@ class ProcessLimit(OfMeasurements):
         refused = cannot_pair(other, quantity) or self._tail_refused(summary, other)
         if refused:
             return said.unknown(subject, refused[0], needs=refused[1])
+        if apart := drifting_apart(summary, other):
+            return said.unknown(subject, apart, needs="a longer warm-up, or a cooler machine")
         pairs = log_ratios(summary, other, quantity)
         decision = sequential.decide(
             pairs,
