@@ -69,14 +69,14 @@ def predicted(name: str, space: Space, options: argparse.Namespace) -> dict[str,
         table = Table(space, CLASSES, stopwatch, Path(kept))
         with stopwatch.ready():
             blocks = table.measure_blocks(console)
-            genomes = list(table.measure_networks(options.fit + options.held_out, console))
-        fitted, held_out = genomes[: options.fit], genomes[options.fit :]
-        correction = table.correction({genome: table.network(genome) for genome in fitted})
+            networks = table.measure_networks(options.fit + options.held_out, console)
+        fitted, held_out = list(networks)[: options.fit], list(networks)[options.fit :]
+        correction = table.correction({genome: networks[genome] for genome in fitted})
         rows = []
         for genome in held_out:
-            estimate, measured = correction.predict(table.parts_ms(genome)), table.network(genome)
-            error = estimate.value_ms / measured.p50_ms - 1
-            rows.append({"genome": genome, "predicted_ms": estimate.value_ms, "p50_ms": measured.p50_ms, "error": error})
+            estimate, measured_ms = correction.predict(table.parts_ms(genome)), table.paced_ms(networks[genome])
+            error = estimate.value_ms / measured_ms - 1
+            rows.append({"genome": genome, "predicted_ms": estimate.value_ms, "p50_ms": measured_ms, "error": error})
         plain = [abs(sum(table.parts_ms(one["genome"])) / one["p50_ms"] - 1) for one in rows]
     errors = [abs(row["error"]) for row in rows]
     return {

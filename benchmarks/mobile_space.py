@@ -169,7 +169,7 @@ def rank(options: argparse.Namespace) -> None:
     for name, ref in refs.items():
         student = student_of(ref)
         module = student.exportable(student.build(CLASSES, start=False))
-        latency_ms[name] = stopwatch(module, (3, SIZE_PX, SIZE_PX)).p50_ms
+        latency_ms[name] = stopwatch((module, (3, SIZE_PX, SIZE_PX)))[0].p50_ms
     with scoring(_exam(options.data), workers=options.workers) as submit:
         waiting = {name: submit(ref, latency_ms[name]) for name, ref in refs.items()}
         scores = {name: {k: v.value for k, v in future.result().scores.items()} for name, future in waiting.items()}
@@ -190,7 +190,7 @@ def find(options: argparse.Namespace) -> None:
     backend = cast(Backend, parts.load("backend", "onnxruntime")())
     stopwatch = Stopwatch(backend, local(), threads=1, iterations=400)
     module = student.exportable(student.build(CLASSES, start=False))
-    limit_ms = stopwatch(module, (3, SIZE_PX, SIZE_PX)).p50_ms
+    limit_ms = stopwatch((module, (3, SIZE_PX, SIZE_PX)))[0].p50_ms
     print(f"{STANDARD} takes {limit_ms:.3f} ms; that is the limit")
     row = ROW.format(about="search", study=FOUND, name="search", teacher=TEACHER, student=f"{{use: timm, model: {STANDARD}}}")
     section = SEARCH.format(size=SIZE_PX, evaluations=options.evaluations, max_ms=limit_ms, standard=STANDARD)

@@ -1,19 +1,23 @@
 """How long a block of a network takes, or a whole one, on a device: what a search is told about latency.
 
 Blocks go the way that artifacts go in `edgekd bench`, exported by a backend and run by a fresh worker process on the device,
-but each once and for few inferences. Such a figure ranks and predicts; what a gate judges is measured by `edgekd bench` itself.
+but each once and for few inferences, several in turns with the pinned reference model. Such a figure ranks and predicts; what a
+gate judges is measured by `edgekd bench` itself.
 """
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from statistics import median, quantiles
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from edgekd.core import contracts
+from edgekd.benching import reference
+from edgekd.core import contracts, latency
 from edgekd.core.host import device_facts
 from edgekd.core.records import BlockLatency, InputContract, digest_of
 
@@ -21,10 +25,13 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
+    from edgekd.core.search_contracts import Piece
+
 _WARM_UP = 10
 _TIMEOUT_S = 600.0
 _QUICKLY_TRACED_OPSET = 17  # torch's older exporter writes it, in a twentieth of the time that the newer one takes
 _INPUTS, _RUNNER = "edgekd_inputs.npy", "edgekd_runner.py"
+_WHOSE = "a block of the latency table"
 
 
 class Stopwatch:
@@ -42,12 +49,14 @@ class Stopwatch:
         self.runtime = ", ".join(f"{name} {metadata.version(name)}" for name in backend.packages()) or backend.ref().use
         facts = device_facts() if device is None else device.facts()
         self.device = facts.name
+        self._with_reference = device is not None and self.backend.use in reference.BACKENDS
         self.identity = {
             "backend": digest_of(backend.identity()),
             "runtime": self.runtime,
             "device": f"{facts.machine} {facts.cpu} {facts.physical_cores}",
             "through": "this process" if device is None else digest_of(device.identity()),
             "iterations": str(iterations),
+            "in turns with": reference.SHA256 if self._with_reference else "",
         }
 
     @contextmanager
@@ -63,49 +72,73 @@ class Stopwatch:
             finally:
                 self._bench = None
 
-    def __call__(self, module: "nn.Module", input_CHW: tuple[int, int, int]) -> BlockLatency:
-        """Return median and quartiles of so many inferences of one tensor of noise."""
+    def __call__(self, *pieces: "Piece") -> tuple[BlockLatency, ...]:
+        """Return median and quartiles of so many inferences of a tensor of noise by each of these modules.
+
+        On a device they take turns, and with them the pinned reference model, where the runtime takes it.
+        """
+        with TemporaryDirectory() as name, self.ready():
+            exported = [self._exported(piece, Path(name) / str(number)) for number, piece in enumerate(pieces)]
+            if self._bench is None:
+                return tuple(_summary(self._here(one)) for one in exported)
+            return self._there(self._bench, exported, Path(name) / "reference")
+
+    def _exported(self, piece: "Piece", folder: Path) -> "_Exported":
         import torch
 
+        module, input_CHW = piece
         sample_BCHW = torch.rand(1, *input_CHW, generator=torch.Generator().manual_seed(0))
-        with TemporaryDirectory() as name, self.ready():
-            folder = Path(name)
-            files = self._backend.export(_exportable(module, sample_BCHW), folder).files
-            image_BCHW = sample_BCHW.numpy()
-            if self._bench is None:
-                return self._summary(self._here(folder, files, image_BCHW))
-            return self._summary(self._there(self._bench, folder, files, image_BCHW))
+        folder.mkdir()
+        files = self._backend.export(_exportable(module, sample_BCHW), folder).files
+        return _Exported(folder=folder, files=files, image_BCHW=sample_BCHW.numpy())
 
-    def _here(self, folder: Path, files: Sequence[str], image_BCHW: "np.ndarray[Any, Any]") -> list[int]:
+    def _here(self, one: "_Exported") -> list[int]:
         took_ns = []
-        with self._backend.open(folder, files, threads=self.threads) as session:
+        with self._backend.open(one.folder, one.files, threads=self.threads) as session:
             for _ in range(_WARM_UP):
-                session.run(image_BCHW)
+                session.run(one.image_BCHW)
             for _ in range(self._iterations):
                 before_ns = time.perf_counter_ns()
-                session.run(image_BCHW)
+                session.run(one.image_BCHW)
                 took_ns.append(time.perf_counter_ns() - before_ns)
         return took_ns
 
-    def _there(
-        self, bench: contracts.Workbench, folder: Path, files: Sequence[str], image_BCHW: "np.ndarray[Any, Any]"
-    ) -> list[int]:
+    def _there(self, bench: contracts.Workbench, pieces: "list[_Exported]", folder: Path) -> tuple[BlockLatency, ...]:
+        from edgekd.benching.answers import samples_of
+
+        beside = [_reference(folder)] if self._with_reference else []
+        plans = [self._plan(bench, one) for one in (*pieces, *beside)]
+        answers = bench.work({"whose": _WHOSE, "turns": plans}, timeout_s=_TIMEOUT_S * len(plans))["answers"]
+        took_ns = [samples_of(answer, whose=_WHOSE)["infer"][-self._iterations :] for answer in answers]
+        turns = [answer.get("turns") or 1 for answer in answers]
+        medians_ns = [latency.medians_of_turns(own_ns, count) for own_ns, count in zip(took_ns, turns, strict=True)]
+        found = []
+        for own_ns, own_medians_ns in zip(took_ns[: len(pieces)], medians_ns, strict=False):
+            one = _summary(own_ns.tolist())
+            if beside:
+                (slower,) = latency.log_ratios((), (), medians_ns[-1:], [own_medians_ns])
+                one = one.model_copy(update={"beside_ms": one.p50_ms / math.exp(slower)})
+            found.append(one)
+        return tuple(found)
+
+    def _plan(self, bench: contracts.Workbench, one: "_Exported") -> dict[str, Any]:
         import numpy as np
 
-        from edgekd.benching.answers import samples_of
         from edgekd.benching.subjects import environment
         from edgekd.benching.worker import PROTOCOL
 
-        np.save(folder / _INPUTS, image_BCHW, allow_pickle=False)
-        runner, whose = self._backend.runner_file(), "a block of the latency table"
-        brought = {name: folder / name for name in (*files, _INPUTS)} | ({_RUNNER: runner} if runner is not None else {})
-        plan = {
+        np.save(one.folder / _INPUTS, one.image_BCHW, allow_pickle=False)
+        runner = self._backend.runner_file()
+        brought = {name: one.folder / name for name in (*one.files, _INPUTS)} | (
+            {_RUNNER: runner} if runner is not None else {}
+        )
+        return {
             "protocol": PROTOCOL,
-            "whose": whose,
+            "whose": _WHOSE,
             "folder": bench.bring(brought),
             "runner": _RUNNER if runner is not None else None,
             "part": self._backend.ref().model_dump(mode="json"),
-            "files": list(files),
+            "files": list(one.files),
             "options": self._backend.ref().options | {"spin": True},
             "threads": self.threads,
             "environment": environment(self.threads),
@@ -118,14 +151,30 @@ class Stopwatch:
             "record": None,
             "whole": None,
         }
-        samples = samples_of(bench.work(plan, timeout_s=_TIMEOUT_S), whose=whose)
-        return [int(took_ns) for took_ns in samples["infer"][-self._iterations :]]
 
-    def _summary(self, took_ns: Sequence[int]) -> BlockLatency:
-        quartiles = quantiles(took_ns, n=4) if len(took_ns) > 1 else [took_ns[0]] * 3
-        return BlockLatency(
-            p50_ms=median(took_ns) / 1e6, low_ms=quartiles[0] / 1e6, high_ms=quartiles[2] / 1e6, iterations=len(took_ns)
-        )
+
+@dataclass(frozen=True, kw_only=True)
+class _Exported:
+    folder: Path
+    files: Sequence[str]
+    image_BCHW: "np.ndarray[Any, Any]"
+
+
+def _reference(folder: Path) -> _Exported:
+    """Return the pinned reference model, which tells how fast the machine was meanwhile."""
+    import numpy as np
+
+    folder.mkdir()
+    (folder / reference.FILE).write_bytes(reference.reference_model())
+    image_BCHW = np.random.default_rng(0).random((1, 3, *reference.CONTRACT.size_px), dtype=np.float32)
+    return _Exported(folder=folder, files=(reference.FILE,), image_BCHW=image_BCHW)
+
+
+def _summary(took_ns: Sequence[int]) -> BlockLatency:
+    quartiles = quantiles(took_ns, n=4) if len(took_ns) > 1 else [took_ns[0]] * 3
+    return BlockLatency(
+        p50_ms=median(took_ns) / 1e6, low_ms=quartiles[0] / 1e6, high_ms=quartiles[2] / 1e6, iterations=len(took_ns)
+    )
 
 
 def _exportable(module: "nn.Module", sample_BCHW: Any) -> contracts.Exportable:

@@ -22,9 +22,20 @@ def test_a_block_with_any_channels_is_timed(device: str | None) -> None:
     block = nn.Sequential(nn.Conv2d(40, 16, 1), nn.BatchNorm2d(16), nn.Hardswish())
     watch = stopwatch(device)
     with watch.ready():
-        found = watch(block, (40, 7, 7))
+        (found,) = watch((block, (40, 7, 7)))
     assert found.iterations == 5
     assert 0 < found.low_ms <= found.p50_ms <= found.high_ms
+
+
+def test_several_are_timed_in_turns_with_the_reference() -> None:
+    """The larger of two takes longer, and both were beside a model whose time is told; in this process there is none."""
+    small, large = nn.Conv2d(8, 8, 1), nn.Conv2d(64, 64, 3)
+    watch = stopwatch("local", iterations=40)
+    found = watch((small, (8, 7, 7)), (large, (64, 56, 56)))
+    assert found[0].p50_ms < found[1].p50_ms
+    assert all(one.beside_ms is not None and one.beside_ms > 0 for one in found)
+    (alone,) = stopwatch(None)((small, (8, 7, 7)))
+    assert alone.beside_ms is None
 
 
 def test_what_was_timed_elsewhere_is_not_taken_for_this() -> None:
@@ -39,7 +50,7 @@ def test_what_was_timed_elsewhere_is_not_taken_for_this() -> None:
 def test_modules_are_timed_as_deployed() -> None:
     """In evaluation mode and without gradients."""
     block = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Dropout(0.5)).train()
-    stopwatch(None, iterations=1)(block, (3, 4, 4))
+    stopwatch(None, iterations=1)((block, (3, 4, 4)))
     assert not block.training
     assert not any(parameter.requires_grad for parameter in block.parameters())
     assert torch.is_grad_enabled()

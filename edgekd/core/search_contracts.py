@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    Piece = tuple[nn.Module, tuple[int, int, int]]
+    """A module, and the shape C x H x W of what comes in."""
+
 
 @dataclass(kw_only=True)
 class Sight:
@@ -105,7 +108,7 @@ class Space(Part):
         """Return the names of the blocks that run one after the other; equal blocks have equal names."""
         raise NotImplementedError
 
-    def pieces(self, genome: str, student: "nn.Module") -> "Mapping[str, tuple[nn.Module, tuple[int, int, int]]]":
+    def pieces(self, genome: str, student: "nn.Module") -> "Mapping[str, Piece]":
         """Return each block of a built student by name: the module, and the shape C x H x W of what comes in."""
         raise NotImplementedError
 

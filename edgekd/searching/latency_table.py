@@ -4,17 +4,20 @@
 
 A block alone pays for being called, which a block inside a network does not; the second and third term take that back. They
 are fitted on relative errors, for a millisecond matters more to a fast network. What comes out is an estimate.
+
+The machine that one block found was not as fast as the next one's: neighbours come and go. Where a reference model ran beside
+them, times are what they would have been at the reference's median pace.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from statistics import median
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
-from torch import nn
 
 from edgekd.core import parts
 from edgekd.core.console import Console
@@ -25,8 +28,12 @@ from edgekd.core.records import BlockLatency, LatencyEstimate
 from edgekd.core.search_contracts import Space
 from edgekd.searching.journal import Journal
 
+if TYPE_CHECKING:
+    from edgekd.core.search_contracts import Piece
+
 FEWEST_NETWORKS = 20
 _COEFFICIENTS = 3
+_TOGETHER = 8  # ours
 
 
 class Stopwatch(Protocol):
@@ -42,8 +49,8 @@ class Stopwatch(Protocol):
         """Make the device ready for several modules; a call without it does so for itself."""
         ...
 
-    def __call__(self, module: nn.Module, input_CHW: tuple[int, int, int]) -> BlockLatency:
-        """Return the latency of one image-like tensor of this shape."""
+    def __call__(self, *pieces: "Piece") -> tuple[BlockLatency, ...]:
+        """Return the latency of each module, for one image-like tensor of its shape."""
         ...
 
 
@@ -127,10 +134,10 @@ class Table:
                 if not missing:
                     continue
                 pieces = self._space.pieces(genome, self.student(genome).build(self._classes, start=False).eval())
-                for key in missing:
-                    module, shape = pieces[key]
-                    self._blocks.add(key, self._stopwatch(module.eval(), shape).model_dump())
-                    done += 1
+                for some in _groups(missing):
+                    for key, found in zip(some, self._stopwatch(*(pieces[key] for key in some)), strict=True):
+                        self._blocks.add(key, found.model_dump())
+                    done += len(some)
                     progress.update(done)
         return {key: cast(BlockLatency, _known(self._blocks, key)) for key in wanted}
 
@@ -141,22 +148,18 @@ class Table:
             if len(genomes) == min(count, self._space.networks()):
                 break
             genomes[self._space.drawn(dice)] = None
+        names = {genome: f"{genome} > {self._classes}" for genome in genomes}
+        missing = [genome for genome, name in names.items() if _known(self._networks, name) is None]
         with console.progress("networks", len(genomes), "networks timed") as progress:
-            for done, genome in enumerate(genomes):
-                self.network(genome)
-                progress.update(done + 1)
-        return {genome: self.network(genome) for genome in genomes}
+            for some in _groups(missing):
+                for genome, found in zip(some, self._stopwatch(*map(self._whole, some)), strict=True):
+                    self._networks.add(names[genome], found.model_dump())
+                progress.update(len(genomes) - len(missing) + missing.index(some[-1]) + 1)
+        return {genome: cast(BlockLatency, _known(self._networks, name)) for genome, name in names.items()}
 
-    def network(self, genome: str) -> BlockLatency:
-        """Return the time of a whole network, timed now if it was not before."""
-        name = f"{genome} > {self._classes}"
-        if (known := _known(self._networks, name)) is not None:
-            return known
+    def _whole(self, genome: str) -> "Piece":
         student = self.student(genome)
-        module = student.exportable(student.build(self._classes, start=False))
-        found = self._stopwatch(module, (3, *student.input_contract().size_px))
-        self._networks.add(name, found.model_dump())
-        return found
+        return student.exportable(student.build(self._classes, start=False)), (3, *student.input_contract().size_px)
 
     def student(self, genome: str) -> Student:
         """Return the student of a genome."""
@@ -165,14 +168,29 @@ class Table:
 
     def correction(self, networks: dict[str, BlockLatency]) -> Correction:
         """Fit the correction on these networks."""
-        return fit([self.parts_ms(genome) for genome in networks], [time.p50_ms for time in networks.values()])
+        return fit([self.parts_ms(genome) for genome in networks], [self.paced_ms(found) for found in networks.values()])
 
     def parts_ms(self, genome: str) -> list[float]:
         """Return the times of a network's blocks; each must have been timed."""
-        return [cast(BlockLatency, self.block(key)).p50_ms for key in self._space.blocks(genome, self._classes)]
+        return [self.paced_ms(cast(BlockLatency, self.block(key))) for key in self._space.blocks(genome, self._classes)]
+
+    def paced_ms(self, found: BlockLatency) -> float:
+        """Return what a block or network takes on a machine as fast as this one was in the middle of all that was timed."""
+        if found.beside_ms is None:
+            return found.p50_ms
+        return found.p50_ms / found.beside_ms * self._usual_ms()
+
+    def _usual_ms(self) -> float:
+        entries = (entry for journal in (self._blocks, self._networks) for entry in (journal.found or {}).values())
+        return float(median(entry["beside_ms"] for entry in entries if "beside_ms" in entry))
 
 
 Predict = Callable[[str], LatencyEstimate]
+
+
+def _groups(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yield a few at a time: so many processes take turns, and what a killed search loses is no more."""
+    yield from (names[start : start + _TOGETHER] for start in range(0, len(names), _TOGETHER))
 
 
 def _known(journal: Journal, key: str) -> BlockLatency | None:

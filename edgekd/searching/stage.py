@@ -73,8 +73,8 @@ class Latencies:
     def measure(self, student: Student, classes: int) -> LatencyMeasured:
         """Return the measured latency of a whole student."""
         module = student.exportable(student.build(classes, start=False))
-        found = self.stopwatch(module, (3, *student.input_contract().size_px))
-        return LatencyMeasured(**found.model_dump())
+        (found,) = self.stopwatch((module, (3, *student.input_contract().size_px)))
+        return LatencyMeasured(**found.model_dump(exclude={"beside_ms"}))
 
 
 def search(job: Job, console: Console) -> Candidates:

@@ -2,10 +2,10 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from torch import nn
 
 from edgekd.core import parts
 from edgekd.core.console import Console
@@ -32,10 +32,10 @@ class CountingStopwatch:
     def ready(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def __call__(self, module: nn.Module, input_CHW: tuple[int, int, int]) -> BlockLatency:
-        self.shapes.append(input_CHW)
-        took = 0.01 + sum(parameter.numel() for parameter in module.parameters()) / 1000
-        return BlockLatency(p50_ms=took, low_ms=took, high_ms=took, iterations=1)
+    def __call__(self, *pieces: tuple[Any, tuple[int, int, int]]) -> tuple[BlockLatency, ...]:
+        self.shapes += [input_CHW for _, input_CHW in pieces]
+        took = [0.01 + sum(parameter.numel() for parameter in module.parameters()) / 1000 for module, _ in pieces]
+        return tuple(BlockLatency(p50_ms=ms, low_ms=ms, high_ms=ms, iterations=1) for ms in took)
 
 
 @pytest.fixture
@@ -103,6 +103,33 @@ def test_every_block_is_timed_once_with_the_shape_that_it_gets(space: Space, tmp
     other = CountingStopwatch(device="b")
     Table(space, 10, other, tmp_path).measure_blocks(Console(quiet=True))
     assert len(other.shapes) == len(blocks)
+
+
+def test_times_are_those_of_a_machine_of_one_pace(space: Space, tmp_path: Path) -> None:
+    """A machine that is half as fast for some than for others: all times are in proportion to those of a calm one."""
+
+    class Restless(CountingStopwatch):
+        asked = 0
+
+        def __call__(self, *pieces: tuple[Any, tuple[int, int, int]]) -> tuple[BlockLatency, ...]:
+            self.asked += 1
+            slow = (1.0, 2.0, 1.5)[self.asked % 3]
+            return tuple(self._slowed(one.p50_ms, slow) for one in super().__call__(*pieces))
+
+        @staticmethod
+        def _slowed(ms: float, slow: float) -> BlockLatency:
+            return BlockLatency(p50_ms=slow * ms, low_ms=slow * ms, high_ms=slow * ms, iterations=1, beside_ms=slow * 3.0)
+
+    quiet, times = Console(quiet=True), list[list[float]]()
+    for folder, stopwatch in (("calm", CountingStopwatch()), ("restless", Restless())):
+        table = Table(space, 10, stopwatch, tmp_path / folder)
+        table.measure_blocks(quiet)
+        networks = table.measure_networks(24, quiet)
+        found = [[*table.parts_ms(genome), table.paced_ms(whole)] for genome, whole in networks.items()]
+        times.append([ms for one in found for ms in one])
+    ratios = np.divide(times[1], times[0])
+    assert ratios == pytest.approx(ratios[0])
+    assert ratios[0] in (pytest.approx(1), pytest.approx(1.5), pytest.approx(2))
 
 
 def test_a_journal_that_was_cut_short_keeps_what_was_whole(tmp_path: Path) -> None:

@@ -35,7 +35,10 @@ class WeightsStopwatch:
     def ready(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def __call__(self, module: Any, input_CHW: tuple[int, int, int]) -> BlockLatency:
+    def __call__(self, *pieces: tuple[Any, tuple[int, int, int]]) -> tuple[BlockLatency, ...]:
+        return tuple(self._one(module) for module, _ in pieces)
+
+    def _one(self, module: Any) -> BlockLatency:
         took = self.slower * (0.01 + sum(parameter.numel() for parameter in module.parameters()) / 1e5)
         return BlockLatency(p50_ms=took, low_ms=took, high_ms=took, iterations=1)
 
@@ -175,10 +178,10 @@ def test_a_prediction_that_was_wrong_does_not_pass(tmp_path: Path, capsys: pytes
     class Liar(WeightsStopwatch):
         calls = 0
 
-        def __call__(self, module: Any, input_CHW: tuple[int, int, int]) -> BlockLatency:
+        def _one(self, module: Any) -> BlockLatency:
             self.calls += 1
             self.slower = 1.0 if self.calls <= 27 else 10.0  # 7 blocks and 20 networks, then the finalists
-            return super().__call__(module, input_CHW)
+            return super()._one(module)
 
     found = search(tmp_path, stopwatch=Liar(), latency=SearchLatency(max_ms=1.5, networks=20, finalists=1))
     assert "no finalist was measured within 1.5 ms" in found.why

@@ -5,6 +5,7 @@ An estimate carries `kind: estimate` all its life. It stands in no report, so no
 
 from typing import Any, ClassVar, Literal
 
+from edgekd.core.growing import later
 from edgekd.core.parts import PartRef
 from edgekd.core.records.record import Fact, FileRef, Record
 from edgekd.core.records.reports import Interval
@@ -135,12 +136,16 @@ class Candidates(Record):
 
 
 class BlockLatency(Fact):
-    """One block or whole network of a latency table, timed alone: median and quartiles."""
+    """One block or whole network of a latency table: median and quartiles.
+
+    `beside_ms` is what the pinned reference model took in the same turns: p50 over the middle one of the turns' own ratios.
+    """
 
     p50_ms: float
     low_ms: float
     high_ms: float
     iterations: int
+    beside_ms: float | None = later(None)
 
 
 class LatencyTable(Record):
