@@ -21,7 +21,7 @@ quickstart: $(RUN_READY)  ## install edgekd and run the main job, from photograp
 	$(BIN)/edgekd run recipes/quickstart.yaml --out runs/quickstart
 
 test: $(TEST_READY)  ## install what the tests need and run them
-	$(BIN)/python -m pytest -n auto --dist loadscope --cov --cov-branch --cov-report=
+	$(BIN)/python -m pytest -n auto --dist loadscope --cov --cov-branch --cov-report= --durations 20
 
 browser: $(TEST_READY)  ## a browser for the tests that look at the report, if none is installed
 	@command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null || $(BIN)/python -m playwright install --with-deps chromium || test -z "$$CI"
