@@ -76,6 +76,21 @@ def test_a_shipped_recipe_written_out_in_full_is_the_same_recipe(path: Path, tmp
     assert again.recipe.train == first.recipe.train
 
 
+def test_a_recipe_named_from_the_current_folder_is_the_same_in_its_run_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`edgekd run recipes/one.yaml` and later `edgekd bench runs/one` look at the same images, from whatever folder."""
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    first = loaded(Path("recipes"))
+    source, text = first.source, first.resolved()
+    assert str(tmp_path / "recipes" / "images") in text
+    assert loaded(Path("runs"), text).source == source
+    monkeypatch.chdir(tmp_path / "runs")
+    assert load_recipe(Path("recipe.yaml")).source == source
+
+
 def test_what_is_switched_off_stays_off_when_written_out(tmp_path: Path) -> None:
     """No baseline and no timing are answers, not gaps to be filled with defaults."""
     text = loaded(tmp_path, SMALL, "baseline=null", "bench=null").resolved()

@@ -35,11 +35,12 @@ def _anchor(value: Any, info: ValidationInfo) -> Any:
         path = Path(value).expanduser()
     except RuntimeError as error:
         raise ValueError("no home folder is known for the part that begins with ~") from error
-    return Path(os.path.normpath(base / path))
+    # Absolute, because what is written into a run folder is read from another place.
+    return Path(os.path.normpath(Path.cwd() / base / path))
 
 
 FilePath = Annotated[Path, BeforeValidator(_anchor)]
-"""A path in a recipe: relative to the recipe's folder (with --set: to the current folder), `~` expanded."""
+"""A path in a recipe: relative to the recipe's folder (with --set: to the current folder), `~` expanded; absolute once read."""
 
 
 def _history_place(value: Any, info: ValidationInfo) -> Any:
