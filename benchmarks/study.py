@@ -7,7 +7,8 @@
 A row is one YAML of `studies/<study>/`; a row called `start` is run first, and the others begin with its checkpoint of the same
 seed. A row called `teacher` is run before everything, once for all seeds: `TEACHER/` in a recipe stands for the folder of its
 checkpoint, `DATA/` for the folder given by `--data` (or EDGEKD_DATA). What is done is kept, so the command can be stopped and
-given again. Every run is `edgekd distill` in a process of its own with one thread.
+given again; on another machine `--keep RESULT.json` takes over the rows of a table that was half made, each with its commit.
+Every run is `edgekd distill` in a process of its own with one thread.
 """
 
 import argparse
@@ -67,13 +68,26 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--images", type=lambda text: text.split(","), default=[], help="numbers of images to see")
     parser.add_argument("--collect", action="store_true", help="run nothing; make the table of the runs that are there")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--keep", type=Path, action="append", default=[], metavar="RESULT.json", help="take over its rows")
     parser.add_argument("--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the runs")
     options = parser.parse_args()
     if options.data is None:
         parser.error("give --data or set EDGEKD_DATA")
     options.data = Path(options.data).resolve()
+    options.kept = {_which(found): found for path in options.keep for found in _runs_in(path)}
     return options
+
+
+def _runs_in(path: Path) -> list[dict[str, Any]]:
+    """Return the runs of an earlier table, each with what made it; `start` and `teacher` are needed anew, for their weights."""
+    table = json.loads(path.read_text())
+    runs = [{"made_by": table["made_by"], **found} for row in table["rows"] for found in row["seeds"]]
+    return [found for found in runs if found["row"] not in FIRST]
+
+
+def _which(found: dict[str, Any]) -> str:
+    return json.dumps([found["row"], found["seed"], found["changes"]], sort_keys=True)
 
 
 def _tune(study: Path, rows: list[str], options: argparse.Namespace) -> None:
@@ -97,6 +111,8 @@ def _all(study: Path, runs: list[tuple[str, int, dict[str, str]]], options: argp
 
 
 def _one(study: Path, row: str, seed: int, changes: dict[str, str], *, options: argparse.Namespace) -> dict[str, Any] | None:
+    if kept := options.kept.get(_which({"row": row, "seed": seed, "changes": changes})):
+        return kept
     tuning = "data.val" in changes
     tag = f"_tune_{changes.get('train.lr', '')}" if tuning else ""
     if "train.duration.images" in changes:
