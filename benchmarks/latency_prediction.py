@@ -4,11 +4,13 @@
     python benchmarks/latency_prediction.py --tiny      a few blocks of small networks, to see that it works
 
 Every block of a MobileNet-class space is timed alone, once, as `edgekd search` does it; so many whole networks correct their
-sum, and so many others are predicted and then measured. Needs an idle machine; nothing that was timed before is used.
+sum, and so many others are predicted and then measured. Needs an idle machine; what was timed before is used only where it was
+kept (`--timings FOLDER`). `--skip 30` holds out the networks after the first 30 that it would have taken.
 """
 
 import argparse
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
@@ -42,6 +44,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--fit", type=int, default=24)
     parser.add_argument("--held-out", type=int, default=30)
+    parser.add_argument("--skip", type=int, default=0, help="networks between those of the fit and those held out")
+    parser.add_argument("--timings", type=Path, help="folder that keeps what was timed")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--iterations", type=int, default=60)
     parser.add_argument("--tiny", action="store_true")
@@ -63,14 +67,14 @@ def local() -> Device:
 def predicted(name: str, space: Space, options: argparse.Namespace) -> dict[str, Any]:
     """Return the errors of one runtime, network by network."""
     console = Console()
-    with tempfile.TemporaryDirectory() as kept:
+    with nullcontext(options.timings / name) if options.timings else tempfile.TemporaryDirectory() as kept:
         backend = cast(Backend, parts.load("backend", name)())
         stopwatch = Stopwatch(backend, local(), threads=options.threads, iterations=options.iterations)
         table = Table(space, CLASSES, stopwatch, Path(kept))
-        with stopwatch.ready():
+        with table.ready():
             blocks = table.measure_blocks(console)
-            networks = table.measure_networks(options.fit + options.held_out, console)
-        fitted, held_out = list(networks)[: options.fit], list(networks)[options.fit :]
+            networks = table.measure_networks(options.fit + options.skip + options.held_out, console)
+        fitted, held_out = list(networks)[: options.fit], list(networks)[options.fit + options.skip :]
         correction = table.correction({genome: networks[genome] for genome in fitted})
         rows = []
         for genome in held_out:

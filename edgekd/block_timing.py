@@ -1,8 +1,8 @@
 """How long a block of a network takes, or a whole one, on a device: what a search is told about latency.
 
 Blocks go the way that artifacts go in `edgekd bench`, exported by a backend and run by a fresh worker process on the device,
-but each once and for few inferences, several in turns with the pinned reference model. Such a figure ranks and predicts; what a
-gate judges is measured by `edgekd bench` itself.
+but each once and for few inferences, several in turns, with pieces beside them that tell how fast the machine was meanwhile.
+Such a figure ranks and predicts; what a gate judges is measured by `edgekd bench` itself.
 """
 
 import math
@@ -12,11 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import fmean, median, quantiles
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from edgekd.benching import reference
 from edgekd.core import contracts, latency
 from edgekd.core.host import device_facts
 from edgekd.core.records import BlockLatency, InputContract, digest_of
@@ -46,42 +45,42 @@ class Stopwatch:
         asked = {name: value for name, value in own.items() if name in type(backend).model_fields}
         self._backend = backend.model_copy(update=asked)
         self._bench: contracts.Workbench | None = None
+        self._beside: list[_Exported] = []
         self.runtime = ", ".join(f"{name} {metadata.version(name)}" for name in backend.packages()) or backend.ref().use
         facts = device_facts() if device is None else device.facts()
         self.device = facts.name
-        self._with_reference = device is not None and self.backend.use in reference.BACKENDS
         self.identity = {
             "backend": digest_of(backend.identity()),
             "runtime": self.runtime,
             "device": f"{facts.machine} {facts.cpu} {facts.physical_cores}",
             "through": "this process" if device is None else digest_of(device.identity()),
             "iterations": str(iterations),
-            "in turns with": reference.SHA256 if self._with_reference else "",
         }
 
     @contextmanager
-    def ready(self) -> Iterator[None]:
-        """Make the device ready for several modules."""
+    def ready(self, *beside: "Piece") -> Iterator[None]:
+        """Make the device ready for several modules; `beside` take turns with each of them."""
         if self._device is None or self._bench is not None:
             yield
             return
-        with self._device.ready() as bench:
+        with self._device.ready() as bench, TemporaryDirectory() as name:
             self._bench = bench
+            self._beside = [self._exported(piece, Path(name) / str(number)) for number, piece in enumerate(beside)]
             try:
                 yield
             finally:
-                self._bench = None
+                self._bench, self._beside = None, []
 
     def __call__(self, *pieces: "Piece") -> tuple[BlockLatency, ...]:
         """Return median and quartiles of so many inferences of a tensor of noise by each of these modules.
 
-        On a device they take turns, and with them the pinned reference model, where the runtime takes it.
+        On a device they take turns, and with them what `ready` was told to have beside them.
         """
         with TemporaryDirectory() as name, self.ready():
             exported = [self._exported(piece, Path(name) / str(number)) for number, piece in enumerate(pieces)]
             if self._bench is None:
                 return tuple(_summary(self._here(one)) for one in exported)
-            return self._there(self._bench, exported, Path(name) / "reference")
+            return self._there(self._bench, exported)
 
     def _exported(self, piece: "Piece", folder: Path) -> "_Exported":
         import torch
@@ -103,20 +102,19 @@ class Stopwatch:
                 took_ns.append(time.perf_counter_ns() - before_ns)
         return took_ns
 
-    def _there(self, bench: contracts.Workbench, pieces: "list[_Exported]", folder: Path) -> tuple[BlockLatency, ...]:
+    def _there(self, bench: contracts.Workbench, pieces: "list[_Exported]") -> tuple[BlockLatency, ...]:
         from edgekd.benching.answers import samples_of
 
-        beside = [_reference(folder)] if self._with_reference else []
-        plans = [self._plan(bench, one) for one in (*pieces, *beside)]
+        plans = [self._plan(bench, one) for one in (*pieces, *self._beside)]
         answers = bench.work({"whose": _WHOSE, "turns": plans}, timeout_s=_TIMEOUT_S * len(plans))["answers"]
         took_ns = [samples_of(answer, whose=_WHOSE)["infer"][-self._iterations :] for answer in answers]
         turns = [answer.get("turns") or 1 for answer in answers]
         medians_ns = [latency.medians_of_turns(own_ns, count) for own_ns, count in zip(took_ns, turns, strict=True)]
-        found = []
+        found, beside_ns = [], medians_ns[len(pieces) :]
         for own_ns, own_medians_ns in zip(took_ns[: len(pieces)], medians_ns, strict=False):
             one = _summary(own_ns.tolist())
-            if beside:
-                (slower,) = latency.log_ratios((), (), medians_ns[-1:], [own_medians_ns])
+            if beside_ns:
+                slower = fmean(latency.log_ratios((), (), beside_ns, [own_medians_ns] * len(beside_ns)))
                 one = one.model_copy(update={"beside_ms": one.p50_ms / math.exp(slower)})
             found.append(one)
         return tuple(found)
@@ -158,16 +156,6 @@ class _Exported:
     folder: Path
     files: Sequence[str]
     image_BCHW: "np.ndarray[Any, Any]"
-
-
-def _reference(folder: Path) -> _Exported:
-    """Return the pinned reference model, which tells how fast the machine was meanwhile."""
-    import numpy as np
-
-    folder.mkdir()
-    (folder / reference.FILE).write_bytes(reference.reference_model())
-    image_BCHW = np.random.default_rng(0).random((1, 3, *reference.CONTRACT.size_px), dtype=np.float32)
-    return _Exported(folder=folder, files=(reference.FILE,), image_BCHW=image_BCHW)
 
 
 def _summary(took_ns: Sequence[int]) -> BlockLatency:

@@ -27,15 +27,18 @@ def test_a_block_with_any_channels_is_timed(device: str | None) -> None:
     assert 0 < found.low_ms <= found.p50_ms <= found.high_ms
 
 
-def test_several_are_timed_in_turns_with_the_reference() -> None:
-    """The larger of two takes longer, and both were beside a model whose time is told; in this process there is none."""
-    small, large = nn.Conv2d(8, 8, 1), nn.Conv2d(64, 64, 3)
+def test_several_are_timed_in_turns_with_what_is_beside_them() -> None:
+    """The larger of two takes longer; the time of those beside them lies between theirs; in this process nothing is beside."""
+    small, large = (nn.Conv2d(8, 8, 1), (8, 7, 7)), (nn.Conv2d(64, 64, 3), (64, 56, 56))
     watch = stopwatch("local", iterations=40)
-    found = watch((small, (8, 7, 7)), (large, (64, 56, 56)))
+    with watch.ready(small, large):
+        found = watch(small, large)
     assert found[0].p50_ms < found[1].p50_ms
-    assert all(one.beside_ms is not None and one.beside_ms > 0 for one in found)
-    (alone,) = stopwatch(None)((small, (8, 7, 7)))
-    assert alone.beside_ms is None
+    assert all(one.beside_ms is not None and found[0].p50_ms < one.beside_ms < found[1].p50_ms for one in found)
+    with watch.ready():
+        assert watch(small)[0].beside_ms is None
+    with stopwatch(None).ready(small):
+        assert stopwatch(None)(small)[0].beside_ms is None
 
 
 def test_what_was_timed_elsewhere_is_not_taken_for_this() -> None:

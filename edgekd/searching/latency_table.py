@@ -5,8 +5,9 @@
 A block alone pays for being called, which a block inside a network does not; the second and third term take that back. They
 are fitted on relative errors, for a millisecond matters more to a fast network. What comes out is an estimate.
 
-The machine that one block found was not as fast as the next one's: neighbours come and go. Where a reference model ran beside
-them, times are what they would have been at the reference's median pace.
+The machine that one block found was not as fast as the next one's: neighbours come and go. So two networks of the space take
+turns with whatever is timed, and times are what they would have been at the median pace of these. The pinned reference model
+of `bench` would not do: what slows a MobileNet by 65 % slows it by 30 %.
 """
 
 import random
@@ -24,7 +25,7 @@ from edgekd.core.console import Console
 from edgekd.core.contracts import Student
 from edgekd.core.errors import EvidenceError
 from edgekd.core.parts import PartRef
-from edgekd.core.records import BlockLatency, LatencyEstimate
+from edgekd.core.records import BlockLatency, LatencyEstimate, digest_of
 from edgekd.core.search_contracts import Space
 from edgekd.searching.journal import Journal
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 FEWEST_NETWORKS = 20
 _COEFFICIENTS = 3
 _TOGETHER = 8  # ours
+_BESIDE = 2  # ours: one alone would hand its own luck, as a process, to all that are timed with it
 
 
 class Stopwatch(Protocol):
@@ -45,8 +47,8 @@ class Stopwatch(Protocol):
     threads: int
     identity: dict[str, str]
 
-    def ready(self) -> AbstractContextManager[None]:
-        """Make the device ready for several modules; a call without it does so for itself."""
+    def ready(self, *beside: "Piece") -> AbstractContextManager[None]:
+        """Make the device ready for several modules, with which `beside` take turns; a call without it does so for itself."""
         ...
 
     def __call__(self, *pieces: "Piece") -> tuple[BlockLatency, ...]:
@@ -112,11 +114,18 @@ def _coefficients(
 class Table:
     """The blocks of a space and some whole networks, timed; what was timed before on this device is not timed again."""
 
-    def __init__(self, space: Space, classes: int, stopwatch: Stopwatch, journal: Path) -> None:
+    def __init__(self, space: Space, classes: int, stopwatch: Stopwatch, kept: Path) -> None:
         self._space, self._classes, self._stopwatch = space, classes, stopwatch
-        about = {**stopwatch.identity, "threads": str(stopwatch.threads)}
+        dice = random.Random("pace")
+        self._beside = [space.drawn(dice) for _ in range(_BESIDE)]
+        about = {**stopwatch.identity, "threads": str(stopwatch.threads), "beside": list(map(self._name, self._beside))}
+        journal = kept / digest_of(about)[:16]
         self._blocks = Journal(journal / "blocks.jsonl", about)
         self._networks = Journal(journal / "networks.jsonl", about)
+
+    def ready(self) -> AbstractContextManager[None]:
+        """Make the device ready for all that is timed here."""
+        return self._stopwatch.ready(*map(self._whole, self._beside))
 
     def block(self, key: str) -> BlockLatency | None:
         """Return a block's time if it is known."""
@@ -148,7 +157,7 @@ class Table:
             if len(genomes) == min(count, self._space.networks()):
                 break
             genomes[self._space.drawn(dice)] = None
-        names = {genome: f"{genome} > {self._classes}" for genome in genomes}
+        names = {genome: self._name(genome) for genome in genomes}
         missing = [genome for genome, name in names.items() if _known(self._networks, name) is None]
         with console.progress("networks", len(genomes), "networks timed") as progress:
             for some in _groups(missing):
@@ -156,6 +165,9 @@ class Table:
                     self._networks.add(names[genome], found.model_dump())
                 progress.update(len(genomes) - len(missing) + missing.index(some[-1]) + 1)
         return {genome: cast(BlockLatency, _known(self._networks, name)) for genome, name in names.items()}
+
+    def _name(self, genome: str) -> str:
+        return f"{genome} > {self._classes}"
 
     def _whole(self, genome: str) -> "Piece":
         student = self.student(genome)

@@ -21,7 +21,6 @@ from edgekd.core.records import (
     MadeBy,
     RankAgreement,
     ScoredStudent,
-    digest_of,
 )
 from edgekd.core.search_contracts import Space
 from edgekd.core.search_plan import Search, SearchLatency
@@ -171,9 +170,8 @@ def _latencies(job: Job, console: Console) -> Latencies | None:
     plan, stopwatch = job.plan.latency, job.stopwatch
     if plan is None or stopwatch is None:
         return None
-    kept = job.kept_blocks / digest_of({**stopwatch.identity, "threads": stopwatch.threads})[:16]
-    table = Table(job.space, len(job.source.classes), stopwatch, kept)
-    with stopwatch.ready():
+    table = Table(job.space, len(job.source.classes), stopwatch, job.kept_blocks)
+    with table.ready():
         blocks = table.measure_blocks(console)
         networks = table.measure_networks(plan.networks, console)
     correction = table.correction(networks)

@@ -29,7 +29,7 @@ class CountingStopwatch:
         self.identity = {"device": device}
         self.shapes = list[tuple[int, int, int]]()
 
-    def ready(self) -> AbstractContextManager[None]:
+    def ready(self, *beside: Any) -> AbstractContextManager[None]:
         return nullcontext()
 
     def __call__(self, *pieces: tuple[Any, tuple[int, int, int]]) -> tuple[BlockLatency, ...]:

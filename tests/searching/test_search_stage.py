@@ -32,7 +32,7 @@ class WeightsStopwatch:
         self.identity = {"slower": str(slower)}
         self.slower = slower
 
-    def ready(self) -> AbstractContextManager[None]:
+    def ready(self, *beside: Any) -> AbstractContextManager[None]:
         return nullcontext()
 
     def __call__(self, *pieces: tuple[Any, tuple[int, int, int]]) -> tuple[BlockLatency, ...]:

@@ -138,7 +138,8 @@ class Candidates(Record):
 class BlockLatency(Fact):
     """One block or whole network of a latency table: median and quartiles.
 
-    `beside_ms` is what the pinned reference model took in the same turns: p50 over the middle one of the turns' own ratios.
+    `beside_ms` is what two networks of the same space took in the same turns (their geometric mean): p50 over the middle one of
+    the turns' own ratios.
     """
 
     p50_ms: float
