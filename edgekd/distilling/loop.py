@@ -22,6 +22,7 @@ from edgekd.core.plan import Train
 from edgekd.core.records import TrainingFacts
 from edgekd.core.store import append_text
 from edgekd.distilling import fake_quantise
+from edgekd.distilling.layout import put_channels_last
 
 Answers = tuple[dict[str, Tensor], ...]
 """What each teacher answers to a batch: tap -> tensor."""
@@ -72,7 +73,7 @@ class _Run:
         AcceleratorState._reset_state()  # else the precision of this process's first run would be everybody's
         self.accelerator = Accelerator(mixed_precision=plan.precision, gradient_accumulation_steps=plan.accumulate)
         if plan.channels_last:
-            task.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            put_channels_last(task.student)
         if plan.fake_quantise:
             fake_quantise.begin(task.student)
         learner = Learner(task.student, task.criterion, task.needs.student_taps, freeze=plan.freeze)
