@@ -3,6 +3,8 @@
 import json
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -124,3 +126,14 @@ def test_unknown_commands_and_options_are_usage_errors(call: Call) -> None:
     assert code == 2
     assert "no-such-recipe.yaml" in err
     assert "Traceback" not in err
+
+
+def test_what_dies_in_native_code_says_who_called_it() -> None:
+    """The process ends by the signal, and the last lines name the Python functions that were on the way."""
+    program = (
+        "import ctypes, edgekd.cli as cli\ndef crash(): ctypes.string_at(0)\ncli.app.command('die')(crash)\ncli.main(['die'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGSEGV
+    assert "Fatal Python error" in done.stderr
+    assert "in crash" in done.stderr

@@ -1,5 +1,6 @@
 """The command line: parse, call one public function, print, exit. One module a topic; each adds its commands to `app`."""
 
+import faulthandler
 import os
 import signal
 import sys
@@ -38,6 +39,8 @@ def _top(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with the code of `edgekd.core.errors`."""
+    if sys.__stderr__ is not None and not faulthandler.is_enabled():
+        faulthandler.enable(sys.__stderr__)  # torch and the runtimes are native code: where one dies, say who called it
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     confining.arguments = tuple(sys.argv[1:] if arguments is None else arguments)
