@@ -7,7 +7,7 @@ are fitted on relative errors, for a millisecond matters more to a fast network.
 
 The machine that one block found was not as fast as the next one's: neighbours come and go. So two networks of the space take
 turns with whatever is timed, and times are what they would have been at the median pace of these. The pinned reference model
-of `bench` would not do: what slows a MobileNet by 65 % slows it by 30 %.
+of `bench` would not do: a neighbour slows it down by less than half as much.
 """
 
 import random
