@@ -242,7 +242,7 @@ def build(
     if isinstance(weights, Path):
         model = _with_local_weights(name, weights, sha256=sha256, size=size)
     else:
-        model = _create(name, pretrained=weights == "hub")
+        model = _create(name, pretrained=weights == "hub", size=size)
     if classes is not None:
         model.reset_classifier(classes)
     if size is not None and hasattr(model, "set_input_size"):
@@ -300,18 +300,37 @@ def read_weights(path: Path, *, sha256: str | None = None) -> dict[str, Tensor]:
     return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
 
 
-def _create(name: str, *, pretrained: bool, classes: int | None = None) -> Any:
+def is_made_for_size(model: nn.Module) -> bool:
+    """Say whether a timm model is built for images of one size, which `timm.create_model` takes as `img_size`."""
+    return hasattr(model, "set_input_size") or bool(cast(Any, model).pretrained_cfg.get("fixed_input_size"))
+
+
+def _create(name: str, *, pretrained: bool, size: int | None, classes: int | None = None) -> Any:
+    """Create a model, for another size than its own if that cannot be changed afterwards."""
     import timm
 
     options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+    own_px = cast(Any, timm.get_pretrained_cfg(name, allow_unregistered=False)).input_size[-1]
     try:
-        return timm.create_model(name, pretrained=pretrained, **options)
+        model = timm.create_model(name, pretrained=pretrained, **options)
+        if size in (None, own_px) or not is_made_for_size(model) or hasattr(model, "set_input_size"):
+            return model
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
         raise MachineError(
             f"the weights of {name} could not be fetched from the hub: {str(error).splitlines()[0]}",
             mend="connect to the network once, fill the hub's cache, or give `weights: FILE.safetensors`",
+        ) from error
+    try:
+        model = timm.create_model(name, pretrained=pretrained, img_size=size, **options)
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, 3, size, size))  # some take the option and stay as they are
+        return model.train()
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise UsageError(
+            f"{name} cannot be built for images of {size} px: {str(error).splitlines()[0]}",
+            mend=f"leave out `size`: it takes {own_px} px",
         ) from error
 
 
@@ -322,7 +341,7 @@ def _with_local_weights(name: str, path: Path, *, sha256: str | None, size: int 
     heads = cast(Any, timm.get_pretrained_cfg(name, allow_unregistered=False)).classifier
     head = heads if isinstance(heads, str) else heads[0]
     rows = state[f"{head}.weight"].shape[0] if f"{head}.weight" in state else 0
-    model = _create(name, pretrained=False, classes=rows)
+    model = _create(name, pretrained=False, size=size, classes=rows)
     if size is not None and _was_saved_at(model, state, size):
         model.set_input_size(img_size=size)  # else its position embedding would be resampled twice, there and back
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)

@@ -12,6 +12,7 @@ from timm.data import resolve_model_data_config
 from edgekd.core.errors import IntegrityError, UsageError
 from edgekd.core.store import sha256_of
 from edgekd.distilling import models
+from edgekd.distilling.students import timm as students
 
 CNN, VIT = "mobilenetv3_small_050", "vit_tiny_patch16_224"
 
@@ -225,6 +226,28 @@ def test_local_weights_are_loaded_strictly_then_the_head_is_replaced(tmp_path: P
     assert torch.allclose(tapped.model.conv_stem.weight, original.conv_stem.weight, atol=1e-3)
     assert tapped.model.conv_stem.weight.dtype == torch.float32
     assert tapped.spec(("logits",)).shapes["logits"] == (3,)
+
+
+def test_a_model_made_for_one_size_is_made_for_another() -> None:
+    """EfficientFormerV2's attention is built for a grid."""
+    tapped = models.build("efficientformerv2_s0", weights="random", size=64, classes=3).eval()
+    assert tapped(torch.rand(2, 3, 64, 64)).shape == (2, 3)
+
+
+def test_its_bare_form_is_made_for_that_size_too() -> None:
+    """The call that others are told names the size; the weights of Visformer's positions fit."""
+    student = students.Timm(model="visformer_tiny", weights="random", size=64)
+    bare, call = student.without_head(student.build(3))
+    assert bare(torch.rand(2, 3, 64, 64)).shape == (2, 384)
+    assert "img_size=64" in call
+
+
+@pytest.mark.parametrize("name", ["efficientformer_l1", "efficientformerv2_s0"])
+def test_a_size_that_a_model_cannot_have_is_said(name: str) -> None:
+    """One that takes no other size, and a size that does not fit its grid."""
+    with pytest.raises(UsageError, match=f"{name} cannot be built for images of 100 px") as said:
+        models.build(name, weights="random", size=100)
+    assert "it takes 224 px" in str(said.value)
 
 
 def test_a_transformers_positions_are_resampled_to_the_asked_size(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ class Timm(Student):
 
         assert isinstance(student, models.TappedModel)
         options: dict[str, Any] = {"num_classes": 0}
-        if self.size is not None and hasattr(student.model, "set_input_size"):
+        if self.size is not None and models.is_made_for_size(student.model):
             options["img_size"] = self.size
         bare: nn.Module = timm.create_model(self.model, pretrained=False, **options)
         head = heads.head_keys(student)
