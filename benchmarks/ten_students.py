@@ -1,16 +1,18 @@
 """Ten MobileNet-class students, exported, held against torch and measured through both runtimes.
 
-    python benchmarks/ten_students.py --data DATA [--images 1920] [--size 224] [--students NAME ...] [--out FILE]
+    python benchmarks/ten_students.py --data DATA [--images 1920] [--size 224] [--students NAME ...] [--runs DIR] [--out FILE]
 
 DATA holds imagenette160/{train,val}. Every student starts from random weights and is trained on so many images with their
 labels, so that its answers differ from image to image: untrained networks answer all images alike, and agree for no reason.
 How right they are is not the point here. Agreement is that of the first answer on the 800 validation photographs; latency is
-the median of one thread. A student that fails stays in the table, with the error's words.
+the median of one thread. A student that fails stays in the table, with the error's words. What is finished in `--runs` is not
+done again.
 """
 
 import argparse
 import os
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +80,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1920, help="images seen in training")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--students", nargs="+", default=STUDENTS, metavar="NAME")
+    parser.add_argument("--runs", type=Path, help="folder that keeps the runs")
     parser.add_argument("--out", type=Path, help="where the JSON goes (default: beside this file)")
     options = parser.parse_args()
     facts, rows = machine(), list[dict[str, Any]]()
-    with tempfile.TemporaryDirectory(prefix="ten-students-") as temporary:
+    if options.runs:
+        options.runs.mkdir(parents=True, exist_ok=True)
+    with nullcontext(options.runs) if options.runs else tempfile.TemporaryDirectory(prefix="ten-students-") as temporary:
         for name in options.students:
             recipe, out = Path(temporary) / f"{name}.yaml", Path(temporary) / name
             settings = {"name": name, "data": Path(options.data).resolve(), "images": options.images, "size": options.size}
