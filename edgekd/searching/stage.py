@@ -69,11 +69,11 @@ class Latencies:
         """Return the estimate."""
         return self.correction.predict(self.table.parts_ms(genome))
 
-    def measure(self, student: Student, classes: int) -> LatencyMeasured:
-        """Return the measured latency of a whole student."""
-        module = student.exportable(student.build(classes, start=False))
-        (found,) = self.stopwatch((module, (3, *student.input_contract().size_px)))
-        return LatencyMeasured(**found.model_dump(exclude={"beside_ms"}))
+    def measure(self, *students: Student, classes: int) -> tuple[LatencyMeasured, ...]:
+        """Return the measured latency of whole students, which take turns."""
+        modules = (student.exportable(student.build(classes, start=False)) for student in students)
+        pieces = [(module, (3, *one.input_contract().size_px)) for module, one in zip(modules, students, strict=True)]
+        return tuple(LatencyMeasured(**found.model_dump(exclude={"beside_ms"})) for found in self.stopwatch(*pieces))
 
 
 def search(job: Job, console: Console) -> Candidates:
@@ -127,7 +127,9 @@ def search(job: Job, console: Console) -> Candidates:
 
 
 def cost(candidate: ScoredStudent) -> float:
-    """Return what a candidate costs: its estimated latency where there is one, else its multiply-accumulates."""
+    """Return what a candidate costs: its latency as it was measured, else as estimated; else its multiply-accumulates."""
+    if candidate.measured is not None:
+        return candidate.measured.p50_ms
     return candidate.estimate.value_ms if candidate.estimate is not None else float(candidate.macs)
 
 
@@ -151,7 +153,7 @@ def agreements(candidates: Sequence[ScoredStudent], scorers: Sequence[str]) -> t
         "macs": [float(candidate.macs) for candidate in candidates],
     }
     if all(candidate.estimate is not None for candidate in candidates):
-        plain["latency estimate"] = [cost(candidate) for candidate in candidates]
+        plain["latency estimate"] = [one.estimate.value_ms for one in candidates if one.estimate is not None]
     return tuple(
         RankAgreement(
             a=a,
@@ -239,7 +241,7 @@ def _standards(
         ref = PartRef(use="timm", options={"model": model, "weights": "random", "size": exam.image_BCHW.shape[-1]})
         try:
             student = _student(ref)
-            measured = latencies.measure(student, exam.classes) if latencies else None
+            measured = latencies.measure(student, classes=exam.classes)[0] if latencies else None
             examined = submit(ref, measured.p50_ms if measured else None).result()
         except UsageError as error:
             console.warn(f"{model} is not compared with: {error.message}")
@@ -264,20 +266,23 @@ def _pick(
 ) -> tuple[int, tuple[ScoredStudent, ...], str]:
     """Return the winner, the candidates with the finalists' measurements, and why it won.
 
-    Finalists are measured best first; more of them if none of the first keeps the limit.
+    The best are measured in turns; as many more if none of them keeps the limit.
     """
     known, ranked = list(candidates), sorted(range(len(candidates)), key=lambda i: -candidates[i].fitness)
     if latencies is None:
         return ranked[0], tuple(known), "it has the highest fitness"
     limit, keeping = latencies.plan.max_ms, list[int]()
-    with latencies.stopwatch.ready(), console.progress("finalists", latencies.plan.finalists, "measured") as progress:
-        for place, number in enumerate(ranked[: _MORE_FINALISTS * latencies.plan.finalists]):
-            if place >= latencies.plan.finalists and keeping:
+    together = latencies.plan.finalists
+    with latencies.stopwatch.ready(), console.progress("finalists", together, "measured") as progress:
+        for start in range(0, _MORE_FINALISTS * together, together):
+            numbers = ranked[start : start + together]
+            if keeping or not numbers:
                 break
-            measured = latencies.measure(_student(known[number].student), classes)
-            known[number] = known[number].model_copy(update={"measured": measured})
-            keeping += [number] if limit is None or measured.p50_ms <= limit else []
-            progress.update(place + 1)
+            students = (_student(known[number].student) for number in numbers)
+            for number, measured in zip(numbers, latencies.measure(*students, classes=classes), strict=True):
+                known[number] = known[number].model_copy(update={"measured": measured})
+                keeping += [number] if limit is None or measured.p50_ms <= limit else []
+            progress.update(start + len(numbers))
     if keeping:
         why = "it has the highest fitness" + (f" of those measured within {limit:g} ms" if limit is not None else "")
         return keeping[0], tuple(known), why

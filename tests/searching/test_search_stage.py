@@ -11,7 +11,15 @@ from edgekd.core import parts, ranks
 from edgekd.core.console import Console
 from edgekd.core.errors import DataError, EvidenceError, UsageError
 from edgekd.core.parts import PartRef
-from edgekd.core.records import BlockLatency, Candidates, LatencyTable, MadeBy
+from edgekd.core.records import (
+    BlockLatency,
+    Candidates,
+    LatencyEstimate,
+    LatencyMeasured,
+    LatencyTable,
+    MadeBy,
+    ScoredStudent,
+)
 from edgekd.core.search_plan import Search, SearchLatency
 from edgekd.core.store import read_record
 from edgekd.searching import stage
@@ -190,6 +198,20 @@ def test_a_prediction_that_was_wrong_does_not_pass(tmp_path: Path, capsys: pytes
     assert len(tried) == 3
     assert found.candidates[found.winner].measured is not None
     assert found.candidates[found.winner].measured.p50_ms == min(tried)  # type: ignore[union-attr]
+
+
+def test_the_front_goes_by_what_was_measured(tmp_path: Path) -> None:
+    """A student that was predicted to be slow and measured to be fast takes those off the front that it beats."""
+    first, second, third = search(tmp_path).candidates[:3]
+
+    def one(of: ScoredStudent, *, fitness: float, predicted: float, measured: float | None = None) -> ScoredStudent:
+        estimate = LatencyEstimate(value_ms=predicted, low_ms=predicted, high_ms=predicted)
+        found = None if measured is None else LatencyMeasured(p50_ms=measured, low_ms=measured, high_ms=measured, iterations=1)
+        return of.model_copy(update={"fitness": fitness, "estimate": estimate, "measured": found})
+
+    slower = [one(first, fitness=1, predicted=1.0), one(second, fitness=2, predicted=2.0), one(third, fitness=3, predicted=3.0)]
+    assert stage.front(slower) == (0, 1, 2)
+    assert stage.front([*slower[:2], one(third, fitness=3, predicted=3.0, measured=1.5)]) == (0, 2)
 
 
 def test_agreement_with_size_is_told(tmp_path: Path) -> None:
