@@ -165,11 +165,11 @@ def rank(options: argparse.Namespace) -> None:
     truth = {row["row"]: fmean(seed["probe_top1"] for seed in row["seeds"]) for row in rows}
     refs = {name: _student_in(HERE / "studies" / STUDY / f"{name}.yaml") for name in truth}
     backend = cast(Backend, parts.load("backend", "onnxruntime")())
-    stopwatch, latency_ms = Stopwatch(backend, local(), threads=1, iterations=200), {}
-    for name, ref in refs.items():
-        student = student_of(ref)
-        module = student.exportable(student.build(CLASSES, start=False))
-        latency_ms[name] = stopwatch((module, (3, SIZE_PX, SIZE_PX)))[0].p50_ms
+    stopwatch = Stopwatch(backend, local(), threads=1, iterations=200)
+    students = {name: student_of(ref) for name, ref in refs.items()}
+    modules = [student.exportable(student.build(CLASSES, start=False)) for student in students.values()]
+    timed = stopwatch(*((module, (3, SIZE_PX, SIZE_PX)) for module in modules))  # all in turns
+    latency_ms = {name: one.p50_ms for name, one in zip(students, timed, strict=True)}
     with scoring(_exam(options.data), workers=options.workers) as submit:
         waiting = {name: submit(ref, latency_ms[name]) for name, ref in refs.items()}
         scores = {name: {k: v.value for k, v in future.result().scores.items()} for name, future in waiting.items()}
