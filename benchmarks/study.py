@@ -28,8 +28,8 @@ HERE = Path(__file__).parent
 TUNING_SEED = 100
 TEACHER_SEED = 0
 FIRST = ("teacher", "start")
-SETTING = re.compile(r"([a-z]+)_(\d+(?:\.\d+)?)")
-"""A row that stands for one value of one setting: `n_3`, `t_0.1`."""
+SETTING = re.compile(r"([a-z]+)_((?:0|[1-9]\d*)(?:\.\d+)?)")
+"""A row that stands for one value of one setting: `n_3`, `t_0.1`; `net_03` is a name."""
 
 
 def main() -> None:
