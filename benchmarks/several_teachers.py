@@ -1,11 +1,13 @@
-"""What one teacher more costs in a cached epoch, as a ratio of epochs within one run.
+"""What one teacher more costs in a cached epoch, as a ratio of epochs that are taken in turns.
 
-    python benchmarks/several_teachers.py --data DATA [--rounds 3] [--images 640] [--methods ensemble,unic] [--out FILE]
+    python benchmarks/several_teachers.py --data DATA [--epochs 16] [--images 640] [--methods ensemble,unic] [--out FILE]
 
-DATA holds imagenette160/{train,val}. A student is distilled from the kept answers of one, two and three teachers, in turn and
-in every second round backwards; an epoch's rate is the median of those after the first, loader included, evaluation not.
+DATA holds imagenette160/{train,val}. A student is distilled from the kept answers of one, two and three teachers, by three
+processes that take turns: an epoch of the first, of the second, of the third, and back again; the others wait meanwhile, so
+that whatever makes the machine slow for some seconds makes all three slow. The rate of an epoch is that of its steps after the
+first two (what the loader had ready before the turn is no work of it), loader included; the first two epochs do not count.
 
-    cost of teacher n + 1 = (time of an epoch with n + 1) / (time with n) - 1
+    cost of teacher n + 1 = the median over the epochs of (rate with n) / (rate with n + 1) - 1
 
 The teachers are random models of the usual widths (384, 768 and 1280 numbers) at 32 px: how long they take to fill their cache
 is not asked here (`distillation_speed.py` does), and what a cached epoch costs depends on the widths alone.
@@ -13,17 +15,22 @@ is not asked here (`distillation_speed.py` does), and what a cached epoch costs 
 
 import argparse
 import itertools
+import multiprocessing
 import os
-import shutil
 import statistics
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
-from _stopwatch import Stopwatch, machine, some_images, spread, write_recipe, write_result
+from _stopwatch import machine, some_images, spread, write_recipe, write_result
 
 from edgekd import pipeline
+from edgekd.core.console import Console, Progress
 from edgekd.core.host import usable_cores
 from edgekd.distilling.allocator import keep_freed_memory
 
@@ -42,83 +49,113 @@ METHODS: dict[str, dict[str, Any]] = {
     "customkd": {},
 }
 STUDENT = ("mobilenetv3_small_100", 96)
-EPOCHS, BATCH, BAR = 5, 64, 0.10
+BATCH, BAR, UNCOUNTED_STEPS, UNCOUNTED_EPOCHS = 64, 0.10, 2, 2
 
 
-class Bench:
-    """Epochs of one student from kept answers; every number is images/s."""
+class Turns(Console):
+    """A console that tells the rate of every pass over the images through a pipe, and waits there for its next turn."""
 
-    def __init__(self, images: Path, *, count: int, folder: Path) -> None:
-        self.images, self.count, self.folder = images, count, folder
+    def __init__(self, pipe: "Connection[Any, Any]", images: int) -> None:
+        super().__init__(quiet=True)
+        self.pipe, self.images, self.done, self.began_s = pipe, images, 0, 0.0
 
-    def rate(self, method: str, teachers: int) -> float:
-        """Return the rate of distilling from so many teachers."""
-        model, size_px = STUDENT
-        sections = {
-            "name": "speed",
-            "data": {"use": "folder", "train": str(self.images / "train"), "val": str(self.images / "val")},
-            "teachers": TEACHERS[:teachers],
-            "student": {"use": "timm", "model": model, "weights": "random", "size": size_px},
-            "method": {"use": method} | METHODS[method],
-            "cache": {"views": 2, "folder": str(self.folder / "cache")},
-            "train": {"duration": {"epochs": EPOCHS}, "batch": BATCH, "clip_norm": 1.0, "evaluate_every": 0.0},
-            "baseline": None,
-        }
-        shutil.rmtree(self.folder / "run", ignore_errors=True)
-        watch = Stopwatch()
-        pipeline.distill(write_recipe(self.folder / "speed.yaml", sections), out=self.folder / "run", console=watch)
-        return statistics.median(watch.training.passes_per_s(self.count)[1:])
+    @contextmanager
+    def progress(self, label: str, total: int | None, unit: str = "") -> Iterator[Progress]:
+        show = self._show if label.startswith("distil") else lambda _: None
+        yield Progress(label=label, total=total, unit=unit, clock=time.perf_counter, show=show)
+
+    def _show(self, progress: Progress) -> None:
+        uncounted = UNCOUNTED_STEPS * BATCH
+        if progress.done == self.done:
+            return
+        self.done = progress.done
+        if self.done % self.images == uncounted:
+            self.began_s = time.perf_counter()
+        elif self.done % self.images == 0:
+            self.pipe.send((self.images - uncounted) / (time.perf_counter() - self.began_s))
+            self.pipe.recv()
 
 
-def costs(rates: list[float]) -> list[float]:
-    """Return what the second and the third teacher add to an epoch, as a share of it."""
-    return [fewer / more - 1 for fewer, more in itertools.pairwise(rates)]
+def distill(recipe: Path, images: int, pipe: "Connection[Any, Any]") -> None:
+    """Distil in a process of its own, beginning when the pipe says so; None goes through it at the end."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(usable_cores())
+    keep_freed_memory()
+    pipe.recv()
+    pipeline.distill(recipe, out=recipe.with_suffix(""), console=Turns(pipe, images))
+    pipe.send(None)
+
+
+def rates_in_turns(method: str, images: Path, folder: Path, *, count: int, epochs: int) -> list[list[float]]:
+    """Return the images/s of every epoch that counts: with one teacher, with two, with three."""
+    context = multiprocessing.get_context("spawn")
+    pipes, rates = list["Connection[Any, Any]"](), [list[float]() for _ in TEACHERS]
+    for teachers in range(1, len(TEACHERS) + 1):
+        recipe = write_recipe(folder / f"{method}_{teachers}.yaml", _sections(method, images, folder, teachers, epochs))
+        here, there = context.Pipe()
+        context.Process(target=distill, args=(recipe, count, there), daemon=True).start()
+        there.close()
+        pipes.append(here)
+    for turn in range(epochs + 1):
+        for number in list(range(len(pipes)))[:: -1 if turn % 2 else 1]:
+            pipes[number].send("go on")
+            told = pipes[number].recv()
+            if UNCOUNTED_EPOCHS <= turn < epochs:
+                rates[number].append(told)
+    return rates
+
+
+def _sections(method: str, images: Path, folder: Path, teachers: int, epochs: int) -> dict[str, Any]:
+    model, size_px = STUDENT
+    return {
+        "name": "speed",
+        "data": {"use": "folder", "train": str(images / "train"), "val": str(images / "val")},
+        "teachers": TEACHERS[:teachers],
+        "student": {"use": "timm", "model": model, "weights": "random", "size": size_px},
+        "method": {"use": method} | METHODS[method],
+        "cache": {"views": 2, "folder": str(folder / "cache")},
+        "train": {"duration": {"epochs": epochs}, "batch": BATCH, "clip_norm": 1.0, "evaluate_every": 0.0},
+        "baseline": None,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("EDGEKD_DATA"), required="EDGEKD_DATA" not in os.environ)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--images", type=int, default=640, help=f"training images, a multiple of {BATCH}")
     parser.add_argument("--methods", type=lambda text: text.split(","), default=list(METHODS))
     parser.add_argument("--out", type=Path, help="where the JSON goes (default: beside this file)")
     options = parser.parse_args()
-    if options.images % BATCH or set(options.methods) - set(METHODS):
-        parser.error(f"--images must be a multiple of {BATCH}, --methods of {', '.join(METHODS)}")
-    facts = machine()
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(usable_cores())
-    keep_freed_memory()
-    found: dict[str, list[list[float]]] = {method: [] for method in options.methods}
+    if options.images % BATCH or options.images <= UNCOUNTED_STEPS * BATCH or options.epochs <= UNCOUNTED_EPOCHS:
+        parser.error(
+            f"--images must be a multiple of {BATCH}, over {UNCOUNTED_STEPS * BATCH}; --epochs over {UNCOUNTED_EPOCHS}"
+        )
+    if set(options.methods) - set(METHODS):
+        parser.error(f"--methods are of {', '.join(METHODS)}")
+    facts, rows = machine(), list[dict[str, Any]]()
     with tempfile.TemporaryDirectory(prefix="teachers-") as folder:
         os.environ["EDGEKD_CACHE"] = f"{folder}/edgekd"
         images = some_images(Path(options.data).resolve(), Path(folder) / "images", train=options.images)
-        bench = Bench(images, count=options.images, folder=Path(folder))
-        bench.rate(options.methods[0], 1)  # the first run of a process is slower than any other
-        for number in range(options.rounds):
-            step = -1 if number % 2 else 1
-            for method in options.methods[::step]:
-                counts = list(range(1, len(TEACHERS) + 1))[::step]
-                rates = {count: bench.rate(method, count) for count in counts}
-                found[method].append([rates[count] for count in sorted(rates)])
-                print(method, *(f"{rate:.1f}" for rate in found[method][-1]), "images/s", sep="\t", flush=True)
-    rows = [_row(method, rounds) for method, rounds in found.items()]
-    protocol = {"images": options.images, "batch": BATCH, "rounds": options.rounds, "threads": torch.get_num_threads()}
+        for method in options.methods:
+            rates = rates_in_turns(method, images, Path(folder), count=options.images, epochs=options.epochs)
+            rows.append(_row(method, rates))
+            told = "\t".join(f"teacher {number}: {cost['median']:+.1%}" for number, cost in rows[-1]["cost"].items())
+            print(f"{method}\t{told}\t(at most {BAR:.0%})", flush=True)
+    protocol = {"images": options.images, "batch": BATCH, "epochs": options.epochs, "threads": usable_cores()}
     print("wrote", write_result("several_teachers", {"machine": facts, "protocol": protocol, "rows": rows}, options.out))
-    for row in rows:
-        told = "\t".join(f"teacher {number}: {cost['median']:+.1%} (<= {BAR:.0%})" for number, cost in row["cost"].items())
-        print(f"{row['method']}\t{told}")
 
 
-def _row(method: str, rounds: list[list[float]]) -> dict[str, Any]:
-    each = [costs(rates) for rates in rounds]
-    cost = {str(number + 2): spread([one[number] for one in each]) for number in range(len(TEACHERS) - 1)}
-    rates = {str(number + 1): spread([one[number] for one in rounds]) for number in range(len(TEACHERS))}
+def _row(method: str, rates: list[list[float]]) -> dict[str, Any]:
+    cost = dict[str, dict[str, Any]]()
+    for number, (fewer, more) in enumerate(itertools.pairwise(rates), start=2):
+        each = [one / other - 1 for one, other in zip(fewer, more, strict=True)]
+        cost[str(number)] = spread(each) | {"quartiles": [round(value, 3) for value in statistics.quantiles(each)]}
     return {
         "method": method,
         "student": STUDENT[0],
         "size_px": STUDENT[1],
-        "images_per_s": rates,
+        "images_per_s": {str(number): spread(each) for number, each in enumerate(rates, start=1)},
         "cost": cost,
         "bar_met": all(one["median"] <= BAR for one in cost.values()),
     }
