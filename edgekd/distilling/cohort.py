@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from edgekd.core.contracts import FeatureSpec
 from edgekd.core.errors import UsageError
-from edgekd.distilling.models import TappedModel
+from edgekd.distilling.taps import TappedModel
 
 TRUNK = "trunk"
 _APART = 0.01  # of a weight's deviation: what branches that begin with the same weights differ by

@@ -16,10 +16,10 @@ from edgekd.core.errors import DataError, UsageError
 from edgekd.core.records import Checkpoint
 from edgekd.core.side_records import LabelledShare
 from edgekd.distilling.evaluation import collect, labels_of
-from edgekd.distilling.models import TappedModel
 from edgekd.distilling.probes import LinearProbe, knn_top1
 from edgekd.distilling.splits import draw, share_of
 from edgekd.distilling.stage import compute_device
+from edgekd.distilling.taps import TappedModel
 
 
 def probe(

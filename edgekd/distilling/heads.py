@@ -6,7 +6,8 @@ from typing import cast
 from torch import Tensor, nn
 
 from edgekd.core.contracts import Student
-from edgekd.distilling.models import FURTHER_HEADS, load_strictly
+from edgekd.distilling.models import load_strictly
+from edgekd.distilling.taps import FURTHER_HEADS
 
 
 def with_fresh_head(part: Student, weights: Path, *, had: int, classes: int) -> nn.Module:

@@ -13,8 +13,8 @@ from edgekd.core.errors import EdgekdError, UsageError
 from edgekd.core.store import begin_stage, write_text
 from edgekd.distilling.cohort import Cohort
 from edgekd.distilling.job import Job, Peer
-from edgekd.distilling.models import TappedModel
 from edgekd.distilling.results import Trained, write_checkpoint
+from edgekd.distilling.taps import TappedModel
 
 
 def check(job: Job, needs: Needs) -> None:

@@ -21,9 +21,9 @@ from edgekd.core.store import file_ref, sync_files, write_bytes, write_record
 from edgekd.distilling.evaluation import collect, labels_of
 from edgekd.distilling.imagesets import Picked
 from edgekd.distilling.job import Job
-from edgekd.distilling.models import TappedModel
 from edgekd.distilling.probes import PROBE_TAP, LinearProbe, knn_top1
 from edgekd.distilling.representation import MOST_IMAGES, represent
+from edgekd.distilling.taps import TappedModel
 from edgekd.distilling.teaching import Teaching
 
 HEAD_TAP = "pre_logits"

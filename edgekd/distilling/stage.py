@@ -28,10 +28,10 @@ from edgekd.distilling.faults import blamed, load_all
 from edgekd.distilling.heads import with_fresh_head
 from edgekd.distilling.imagesets import InMemory, concat
 from edgekd.distilling.job import Job
-from edgekd.distilling.models import TappedModel
 from edgekd.distilling.results import HEAD_TAP, Trained, fit_head, write_checkpoint
 from edgekd.distilling.sampling import EpochSampler, SharedSampler
 from edgekd.distilling.subteachers import answered
+from edgekd.distilling.taps import TappedModel
 from edgekd.distilling.teaching import Lesson, Teaching, teach
 from edgekd.distilling.views import Crops, Views, collated
 

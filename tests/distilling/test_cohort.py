@@ -9,11 +9,12 @@ from timm.utils.model_ema import ModelEmaV3
 
 from edgekd.core.errors import UsageError
 from edgekd.distilling import cohort, models
+from edgekd.distilling.taps import TappedModel
 
 SIZE = 32
 
 
-def student(name: str = "test_efficientnet", size: int = SIZE) -> models.TappedModel:
+def student(name: str = "test_efficientnet", size: int = SIZE) -> TappedModel:
     return models.build(name, weights="random", size=size, classes=3)
 
 

@@ -5,10 +5,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from edgekd.distilling import models
+from edgekd.distilling.taps import FURTHER_HEADS, ZERO_SHOT, TappedModel
 
 
-def deployable(folded: nn.Module, student: models.TappedModel) -> nn.Module:
+def deployable(folded: nn.Module, student: TappedModel) -> nn.Module:
     """Return images in [0, 1] -> logits_BK of a student whose branches are folded; with further heads a tuple of logits."""
     kind = _Headed if student.further_heads else _Deployable
     return kind(folded, student.mean, student.std).eval()
@@ -27,7 +27,7 @@ class _Deployable(nn.Module):
     def forward(self, image_BCHW: Tensor) -> Tensor:
         logits = self.model((image_BCHW - self.mean) / self.std)
         assert isinstance(logits, torch.Tensor)
-        zero_shot = getattr(self.model, models.ZERO_SHOT, None)
+        zero_shot = getattr(self.model, ZERO_SHOT, None)
         return logits if zero_shot is None else cast(Tensor, zero_shot(logits))
 
 
@@ -38,6 +38,6 @@ class _Headed(_Deployable):
         model = cast(Any, self.model)
         pre_BD = model.forward_head(model.forward_features((image_BCHW - self.mean) / self.std), pre_logits=True)
         logits = model.get_classifier()(pre_BD)
-        zero_shot = getattr(model, models.ZERO_SHOT, None)
+        zero_shot = getattr(model, ZERO_SHOT, None)
         first = logits if zero_shot is None else zero_shot(logits)
-        return (first, *(head(pre_BD) for head in getattr(model, models.FURTHER_HEADS).values()))
+        return (first, *(head(pre_BD) for head in getattr(model, FURTHER_HEADS).values()))

@@ -10,8 +10,9 @@ from torch import nn
 from edgekd.core.config import FilePath
 from edgekd.core.contracts import Student
 from edgekd.core.records import InputContract
-from edgekd.distilling.models import TappedModel, further_heads_in, load_strictly, read_weights
+from edgekd.distilling.models import further_heads_in, load_strictly, read_weights
 from edgekd.distilling.students._deployable import deployable
+from edgekd.distilling.taps import TappedModel
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "interpolation": "bicubic"}
 CIFAR = {"mean": (0.5071, 0.4865, 0.4409), "std": (0.2673, 0.2564, 0.2762), "interpolation": "bilinear"}

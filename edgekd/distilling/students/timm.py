@@ -13,6 +13,7 @@ from edgekd.core.errors import UsageError
 from edgekd.core.records import InputContract
 from edgekd.distilling import heads, models
 from edgekd.distilling.students._deployable import deployable
+from edgekd.distilling.taps import FURTHER_HEADS, ZERO_SHOT, TappedModel
 from edgekd.distilling.zero_shot import DEFAULT_SCALE, TEXTS, ZeroShotHead, read_texts
 
 
@@ -36,7 +37,7 @@ class Timm(Student):
         options = known["options"]
         return {**known, "options": {k: v for k, v in options.items() if k != "zero_shot" or self.zero_shot is not None}}
 
-    def build(self, classes: int, *, start: bool = True) -> models.TappedModel:
+    def build(self, classes: int, *, start: bool = True) -> TappedModel:
         """Return the student with a fresh head; without `start` its weights are random, to be overwritten."""
         weights = self.weights if start else "random"
         sha256 = self.sha256 if start else None
@@ -50,10 +51,10 @@ class Timm(Student):
         student.class_names = texts.classes
         return student
 
-    def restore(self, classes: int, weights: Path) -> models.TappedModel:
+    def restore(self, classes: int, weights: Path) -> TappedModel:
         """Return the student with the trained weights of a checkpoint, which hold the texts and further heads, too."""
         state = models.read_weights(weights)
-        texts_KD = state.get(f"{models.ZERO_SHOT}.{TEXTS}")
+        texts_KD = state.get(f"{ZERO_SHOT}.{TEXTS}")
         width = classes if texts_KD is None else texts_KD.shape[1]
         student = models.build(self.model, weights="random", size=self.size, classes=width)
         if texts_KD is not None:
@@ -72,7 +73,7 @@ class Timm(Student):
         """Return the deployable form: branches folded, evaluation mode, normalisation inside, image_BCHW -> logits_BK."""
         from timm.utils.model import reparameterize_model
 
-        assert isinstance(student, models.TappedModel)
+        assert isinstance(student, TappedModel)
         folded = reparameterize_model(copy.deepcopy(student.model).eval(), inplace=True)
         return deployable(folded, student)
 
@@ -80,13 +81,13 @@ class Timm(Student):
         """Return the bare timm model (normalised images -> features) and the call of `timm.create_model` that makes one."""
         import timm
 
-        assert isinstance(student, models.TappedModel)
+        assert isinstance(student, TappedModel)
         options: dict[str, Any] = {"num_classes": 0}
         if self.size is not None and models.is_made_for_size(student.model):
             options["img_size"] = self.size
         bare: nn.Module = timm.create_model(self.model, pretrained=False, **options)
         head = heads.head_keys(student)
-        own = (f"{models.ZERO_SHOT}.", f"{models.FURTHER_HEADS}.")
+        own = (f"{ZERO_SHOT}.", f"{FURTHER_HEADS}.")
         state = {
             key: value
             for key, value in student.model.state_dict().items()

@@ -12,6 +12,7 @@ from edgekd.core.config import FilePath
 from edgekd.core.contracts import FeatureSpec, Teacher
 from edgekd.core.store import sha256_of
 from edgekd.distilling import class_sets, models
+from edgekd.distilling.taps import TappedModel
 from edgekd.distilling.zero_shot import ZeroShotHead, check_embedding, read_texts
 
 _CPU_BATCH = 8  # the activations of so many images stay in the processor's cache, which a small ViT's of 32 do not
@@ -69,7 +70,7 @@ class FrozenTimm:
 
     def __init__(
         self,
-        tapped: models.TappedModel,
+        tapped: TappedModel,
         *,
         weights_sha256: str,
         precision: str,
