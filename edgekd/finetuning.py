@@ -15,9 +15,10 @@ from edgekd.core.config import Document, frozen, validate
 from edgekd.core.contracts import Source
 from edgekd.core.errors import UsageError
 from edgekd.core.records import Checkpoint, digest_of
+from edgekd.core.sections import Recipe
 from edgekd.core.side_records import Probes
 from edgekd.core.store import RunFolder, checked_file, find_done, read_record, write_record
-from edgekd.recipe import Loaded, Recipe, load_recipe
+from edgekd.recipe import Loaded, load_recipe
 from edgekd.work import Work
 
 Mode = Literal["full", "head", "probe"]

@@ -17,6 +17,7 @@ from edgekd.core.errors import UsageError
 from edgekd.core.parts import PartRef
 from edgekd.core.predictions import write_predictions
 from edgekd.core.records import IMPORTED, Accuracy, Checkpoint, InputContract, TrainingFacts
+from edgekd.core.sections import Recipe
 from edgekd.core.store import (
     RunFolder,
     begin_stage,
@@ -28,7 +29,7 @@ from edgekd.core.store import (
     write_record,
     write_text,
 )
-from edgekd.recipe import Loaded, Recipe, digest_of_section, load_recipe
+from edgekd.recipe import Loaded, digest_of_section, load_recipe
 from edgekd.work import Work
 
 if TYPE_CHECKING:

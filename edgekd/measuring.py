@@ -23,8 +23,9 @@ from edgekd.core.records import (
     Measurement,
     digest_of,
 )
+from edgekd.core.sections import Bench
 from edgekd.core.store import RunFolder, checked_file, find_done, read_record, sha256_of
-from edgekd.recipe import Bench, digest_of_section, part_at
+from edgekd.recipe import digest_of_section, part_at
 from edgekd.work import Work
 
 FOREIGN = {".onnx": "onnxruntime", ".xml": "openvino"}

@@ -15,11 +15,12 @@ from edgekd.core.errors import DataError, UsageError
 from edgekd.core.parts import PartRef
 from edgekd.core.plan import Duration, Train
 from edgekd.core.records import Checkpoint
+from edgekd.core.sections import Baseline, Pilot, Recipe, Start
 from edgekd.core.side_records import ArmScore, PilotArm, PilotResult
 from edgekd.core.store import find_done, write_record, write_text
 from edgekd.judging import halving, selection, wording
 from edgekd.judging.halving import Outcome
-from edgekd.recipe import Baseline, Loaded, Pilot, Recipe, Start, digest_of_section
+from edgekd.recipe import Loaded, digest_of_section
 from edgekd.work import Work
 
 if TYPE_CHECKING:

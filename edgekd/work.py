@@ -15,6 +15,7 @@ from edgekd.core.errors import UsageError
 from edgekd.core.host import made_by, usable_cores
 from edgekd.core.plan import Train
 from edgekd.core.records import IMPORTED, Artifact, Checkpoint, MadeBy, Report, StartFacts, Verdict, licences_of_weights
+from edgekd.core.sections import Finetune
 from edgekd.core.store import (
     BASELINE,
     CHECKPOINT,
@@ -32,7 +33,7 @@ from edgekd.core.store import (
     write_text,
 )
 from edgekd.distilling.job import Job, Peer
-from edgekd.recipe import Finetune, Loaded, digest_of_section
+from edgekd.recipe import Loaded, digest_of_section
 
 if TYPE_CHECKING:
     from edgekd.core.side_records import Bisection

@@ -18,6 +18,7 @@ from edgekd.core.errors import UsageError
 from edgekd.core.plan import Duration, Train
 from edgekd.core.predictions import write_predictions
 from edgekd.core.records import Checkpoint, TrainingFacts
+from edgekd.core.sections import Pilot
 from edgekd.core.side_records import PilotResult
 from edgekd.core.store import RunFolder, begin_stage, file_ref, read_record, write_record
 from edgekd.distilling import stage
@@ -26,7 +27,7 @@ from edgekd.distilling.methods.kd import Kd
 from edgekd.distilling.methods.unic import Unic
 from edgekd.judging import halving
 from edgekd.judging.selection import pilot_lines
-from edgekd.recipe import Pilot, load_recipe
+from edgekd.recipe import load_recipe
 
 Call = Callable[..., tuple[int, str, str]]
 IMAGES = 200
