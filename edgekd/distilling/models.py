@@ -23,6 +23,9 @@ def build(
 ) -> TappedModel:
     """Build a timm model, load its weights strictly, then give it a fresh head for `classes` (None keeps the head).
 
+    A fresh head is one linear layer, also where timm's own is two of them or normalises first: what learns from features
+    alone fits it afterwards.
+
     Raises `UsageError` for an unknown name or weights that do not fit, `IntegrityError` for a wrong sha256, `MachineError`
     when the hub cannot be reached.
     """
@@ -36,7 +39,10 @@ def build(
     if size is not None and hasattr(model, "set_input_size"):
         model.set_input_size(img_size=size)  # resamples the position embedding of the loaded weights
     side = size or model.pretrained_cfg["input_size"][-1]
-    return TappedModel(model, name=name, size_px=(side, side))
+    tapped = TappedModel(model, name=name, size_px=(side, side))
+    if classes and not isinstance(model.get_classifier(), nn.Linear):
+        _end_in_one_layer(tapped, classes)
+    return tapped
 
 
 def known_name(name: str) -> None:
@@ -50,6 +56,28 @@ def known_name(name: str) -> None:
     tags = [known for known in timm.list_pretrained(architecture) if known.startswith(f"{architecture}.")]
     if tag and name not in tags:
         raise UsageError(f"timm has no weights {name!r}. Known: {', '.join(tags) or 'none'}.")
+
+
+class _OneLayer:
+    """What the class of a timm model gets in front of it where `last_layer` is all of its head."""
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        vector_BD: Tensor = super().forward_head(x, pre_logits=True)  # type: ignore[misc]
+        return vector_BD if pre_logits else cast(Any, self).last_layer(vector_BD)
+
+    def get_classifier(self) -> nn.Module:
+        return cast(nn.Module, cast(Any, self).last_layer)
+
+
+def _end_in_one_layer(tapped: TappedModel, classes: int) -> None:
+    model = cast(Any, tapped.model)
+    width = tapped.spec(("pre_logits",)).shapes["pre_logits"]
+    if len(width) != 1:
+        return
+    model.reset_classifier(0)
+    model.num_classes = classes
+    model.last_layer = nn.Linear(width[0], classes)
+    model.__class__ = type(type(model).__name__, (_OneLayer, type(model)), {})
 
 
 def state_digest(model: nn.Module) -> str:

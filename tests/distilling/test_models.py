@@ -118,3 +118,24 @@ def test_the_state_digest_sees_every_weight() -> None:
     with torch.no_grad():
         two.classifier.bias[0] += 1e-3
     assert models.state_digest(one) != models.state_digest(two)
+
+
+@pytest.mark.parametrize("name", ["repvit_m0_9", "levit_128s", "swiftformer_xs", "efficientformerv2_s0"])
+def test_a_fresh_head_is_one_linear_layer_whatever_timm_has_there(name: str, tmp_path: Path) -> None:
+    part = students.Timm(model=name, weights="random", size=None if name == "levit_128s" else 64)
+    student = part.build(3).eval()
+    image_BCHW = torch.rand(2, 3, *student.size_px)
+    with torch.no_grad():
+        student.head.weight.normal_()  # as a probe's, which is fitted on what stands before it
+        found = student.features(image_BCHW, ("pre_logits", "logits"))
+        torch.testing.assert_close(student.head(found["pre_logits"]), found["logits"])
+        torch.testing.assert_close(part.exportable(student)(image_BCHW), found["logits"], rtol=1e-3, atol=1e-4)
+        bare, _ = part.without_head(student)
+        torch.testing.assert_close(bare((image_BCHW - student.mean) / student.std), found["pre_logits"])
+        save_file(student.model.state_dict(), tmp_path / "student.safetensors")
+        again = part.restore(3, tmp_path / "student.safetensors")
+        torch.testing.assert_close(again(image_BCHW), found["logits"])
+        student.set_heads({"more": 5})
+        first, more = part.exportable(student)(image_BCHW)
+        torch.testing.assert_close(first, found["logits"], rtol=1e-3, atol=1e-4)
+        assert more.shape == (2, 5)
