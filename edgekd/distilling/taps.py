@@ -262,7 +262,7 @@ def _find_last_activation(tapped: TappedModel) -> nn.Module:
     if not last or features.ndim != 4:
         raise UsageError(
             f"{tapped.name} has no tap 'pre_act': its feature map does not come out of an activation",
-            mend="use the tap pooled",
+            mend="use the tap pooled (`student_tap: pooled` under `method`), which no activation has touched",
         )
     activation = cast(Any, last[-1])
     if hasattr(activation, "inplace"):
