@@ -71,12 +71,10 @@ class _OneLayer:
 
 def _end_in_one_layer(tapped: TappedModel, classes: int) -> None:
     model = cast(Any, tapped.model)
-    width = tapped.spec(("pre_logits",)).shapes["pre_logits"]
-    if len(width) != 1:
-        return
+    (width,) = tapped.spec(("pre_logits",)).shapes["pre_logits"]
     model.reset_classifier(0)
     model.num_classes = classes
-    model.last_layer = nn.Linear(width[0], classes)
+    model.last_layer = nn.Linear(width, classes)
     model.__class__ = type(type(model).__name__, (_OneLayer, type(model)), {})
 
 

@@ -120,8 +120,9 @@ def test_the_state_digest_sees_every_weight() -> None:
     assert models.state_digest(one) != models.state_digest(two)
 
 
-@pytest.mark.parametrize("name", ["repvit_m0_9", "levit_128s", "swiftformer_xs", "efficientformerv2_s0"])
+@pytest.mark.parametrize("name", ["repvit_m0_9", "levit_128s", "swiftformer_xs", "efficientformerv2_s0", "dla34"])
 def test_a_fresh_head_is_one_linear_layer_whatever_timm_has_there(name: str, tmp_path: Path) -> None:
+    """It can be fitted on `pre_logits`, and what is exported, taken off, saved or given further heads is that student."""
     part = students.Timm(model=name, weights="random", size=None if name == "levit_128s" else 64)
     student = part.build(3).eval()
     image_BCHW = torch.rand(2, 3, *student.size_px)
