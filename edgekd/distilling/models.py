@@ -23,7 +23,7 @@ def build(
 ) -> TappedModel:
     """Build a timm model, load its weights strictly, then give it a fresh head for `classes` (None keeps the head).
 
-    A fresh head is one linear layer, also where timm's own is two of them or normalises first: what learns from features
+    A fresh head is one linear layer, also where timm's own is several of them or normalises first: what learns from features
     alone fits it afterwards.
 
     Raises `UsageError` for an unknown name or weights that do not fit, `IntegrityError` for a wrong sha256, `MachineError`
@@ -40,7 +40,7 @@ def build(
         model.set_input_size(img_size=size)  # resamples the position embedding of the loaded weights
     side = size or model.pretrained_cfg["input_size"][-1]
     tapped = TappedModel(model, name=name, size_px=(side, side))
-    if classes and not isinstance(model.get_classifier(), nn.Linear):
+    if classes and not _ends_in_one_layer(tapped):
         _end_in_one_layer(tapped, classes)
     return tapped
 
@@ -67,6 +67,24 @@ class _OneLayer:
 
     def get_classifier(self) -> nn.Module:
         return cast(nn.Module, cast(Any, self).last_layer)
+
+
+def _ends_in_one_layer(tapped: TappedModel) -> bool:
+    """Say whether the logits are one linear layer of `pre_logits`.
+
+    A model may have such a layer and do more: EfficientViT of MSRA normalises before it, VOLO adds the answers of the patches.
+    """
+    head = cast(Any, tapped.model).get_classifier()
+    if not isinstance(head, nn.Linear):
+        return False
+    image_BCHW = torch.rand(2, 3, *tapped.size_px, generator=torch.Generator().manual_seed(0))
+    was_training = tapped.training
+    tapped.eval()
+    with torch.no_grad():
+        found = tapped.features(image_BCHW, ("pre_logits", "logits"))
+        ends = torch.equal(head(found["pre_logits"]), found["logits"])
+    tapped.train(was_training)
+    return ends
 
 
 def _end_in_one_layer(tapped: TappedModel, classes: int) -> None:

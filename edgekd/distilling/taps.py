@@ -10,7 +10,7 @@ Axes: B batch, C channels, H height, W width, N tokens, D feature width, K class
 | `patch_mean` | B D | mean of the patch tokens after the final norm |
 | `last_<k>` | B kD | class tokens (or pooled maps) of the last k blocks, concatenated, newest last |
 | `exit_<k>` | B D | the class token (or pooled map) of the k-th block from the end alone: what an early exit would see |
-| `pooled` | B D | mean of `map`; for transformers what the model itself pools |
+| `pooled` | B D | mean of `map`; for transformers and models of several branches what the model itself pools |
 | `pre_act` | B D | mean of the last feature map before its last activation (convolutional models) |
 | `grid_<n>` | B D n n | `map`, or the patch tokens, averaged over an n by n grid |
 | `pre_logits` | B D | input of the final linear layer |
@@ -21,6 +21,7 @@ Axes: B batch, C channels, H height, W width, N tokens, D feature width, K class
 Vectors are joined by `+`: `cls+patch_mean` is one tap, its parts one after the other.
 """
 
+import inspect
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -82,7 +83,7 @@ class TappedModel(nn.Module):
         found: dict[str, Tensor] = {}
         with _inputs_of(self._last_activation() if "pre_act" in wanted else None) as seen:
             depths = [int(match[1]) for tap in wanted if (match := re.fullmatch(r"(?:last|exit)_([1-9]\d*)", tap))]
-            if depths:
+            if depths and hasattr(model, "forward_intermediates"):
                 features, blocks = self._with_blocks(x_BCHW, max(depths))
                 found |= {f"last_{k}": torch.cat(blocks[-k:], dim=1) for k in depths}
                 found |= {f"exit_{k}": blocks[-k] for k in depths}
@@ -91,9 +92,10 @@ class TappedModel(nn.Module):
         if seen:
             found["pre_act"] = seen[-1].mean(dim=(2, 3))
         found |= self._pooled(features)
-        for tap in wanted:
-            if match := re.fullmatch(r"grid_([1-9]\d*)", tap):
-                found[tap] = functional.adaptive_avg_pool2d(self._as_map(features), int(match[1]))
+        map_BDHW = self._as_map(features)
+        grids = {tap: int(match[1]) for tap in wanted if (match := re.fullmatch(r"grid_([1-9]\d*)", tap))}
+        if map_BDHW is not None:
+            found |= {tap: functional.adaptive_avg_pool2d(map_BDHW, side) for tap, side in grids.items()}
         if "pre_logits" in wanted:
             found["pre_logits"] = model.forward_head(features, pre_logits=True)
         if wanted & {"logits", EMBEDDING}:
@@ -102,7 +104,8 @@ class TappedModel(nn.Module):
             if (tap := f"logits_{name}") in wanted:
                 found[tap] = head(model.forward_head(features, pre_logits=True))
         for tap in wanted - set(found):
-            known = sorted({*found, "pre_logits", "logits", "last_<k>", "exit_<k>", "grid_<n>"})
+            depths_known = ("last_<k>", "exit_<k>") if hasattr(model, "forward_intermediates") else ()
+            known = sorted({*found, "pre_logits", "logits", *depths_known, *(("grid_<n>",) if map_BDHW is not None else ())})
             raise UsageError(f"{self.name} has no tap {tap!r}; it has {', '.join(known)}")
         return {tap: joined(found, tap) for tap in taps}
 
@@ -174,22 +177,37 @@ class TappedModel(nn.Module):
             std=tuple(self.config["std"]),
         )
 
-    def _pooled(self, features: Tensor) -> dict[str, Tensor]:
+    def _pooled(self, features: Tensor | list[Tensor]) -> dict[str, Tensor]:
+        """Return what there is without a number in its name; `features` are as timm returns them."""
+        if not isinstance(features, Tensor):
+            return {"pooled": cast(Any, self.model).forward_head(features, pre_logits=True)}
         if features.ndim == 4:
-            return {"map": features, "pooled": features.mean(dim=(2, 3))}
-        prefix = int(getattr(self.model, "num_prefix_tokens", 0))
-        found = {"tokens": features, "patch_mean": features[:, prefix:].mean(dim=1)}
-        if prefix:
+            map_BCHW = cast(Tensor, self._as_map(features))
+            return {"map": map_BCHW, "pooled": map_BCHW.mean(dim=(2, 3))}
+        found = {"tokens": features, "patch_mean": features[:, self._prefix :].mean(dim=1)}
+        if self._prefix:
             found["cls"] = features[:, 0]
-        found["pooled"] = found["cls"] if getattr(self.model, "global_pool", "") == "token" else found["patch_mean"]
+        by_token = getattr(self.model, "global_pool", "") == "token" and self._prefix
+        found["pooled"] = found["cls" if by_token else "patch_mean"]
         return found
 
-    def _as_map(self, features: Tensor) -> Tensor:
-        if features.ndim == 4:
-            return features
-        patches_BND = features[:, int(getattr(self.model, "num_prefix_tokens", 0)) :]
-        height, width = cast(Any, self.model).patch_embed.grid_size
-        return patches_BND.transpose(1, 2).reshape(len(patches_BND), -1, height, width)
+    @property
+    def _prefix(self) -> int:
+        """Return how many tokens stand before those of the patches."""
+        has_class_token = getattr(self.model, "cls_token", None) is not None
+        return int(getattr(self.model, "num_prefix_tokens", has_class_token))
+
+    def _as_map(self, features: Tensor | list[Tensor]) -> Tensor | None:
+        """Return the features as B C H W; None where they are several, or tokens whose places the model does not tell."""
+        if not isinstance(features, Tensor):
+            return None
+        if features.ndim == 4:  # Swin and some others keep their channels last
+            return features.permute(0, 3, 1, 2) if getattr(self.model, "output_fmt", "") == "NHWC" else features
+        patches_BND = features[:, self._prefix :]
+        grid = getattr(getattr(self.model, "patch_embed", None), "grid_size", None)
+        if grid is None or grid[0] * grid[1] != patches_BND.shape[1]:
+            return None
+        return patches_BND.transpose(1, 2).reshape(len(patches_BND), -1, *grid)
 
     def _last_activation(self) -> nn.Module:
         """Return the module that applies the last activation of the feature map, so that its input can be tapped."""
@@ -199,7 +217,7 @@ class TappedModel(nn.Module):
 
     def _with_blocks(self, x_BCHW: Tensor, depth: int) -> tuple[Tensor, list[Tensor]]:
         model = cast(Any, self.model)
-        if hasattr(model, "num_prefix_tokens"):
+        if "return_prefix_tokens" in inspect.signature(model.forward_intermediates).parameters:
             final, blocks = model.forward_intermediates(
                 x_BCHW, indices=depth, return_prefix_tokens=True, norm=True, output_fmt="NLC"
             )

@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from edgekd.core.errors import IntegrityError, UsageError
 from edgekd.core.store import sha256_of
@@ -120,11 +121,18 @@ def test_the_state_digest_sees_every_weight() -> None:
     assert models.state_digest(one) != models.state_digest(two)
 
 
-@pytest.mark.parametrize("name", ["repvit_m0_9", "levit_128s", "swiftformer_xs", "efficientformerv2_s0", "dla34"])
+OF_ANY_SIZE = ("repvit_m0_9", "swiftformer_xs", "efficientformerv2_s0", "dla34", "efficientvit_m0", "efficientvim_m1")
+OF_ONE_SIZE = ("levit_128s", "crossvit_tiny_240", "volo_d1_224")
+
+
+@pytest.mark.parametrize("name", [*OF_ANY_SIZE, *OF_ONE_SIZE])
 def test_a_fresh_head_is_one_linear_layer_whatever_timm_has_there(name: str, tmp_path: Path) -> None:
     """It can be fitted on `pre_logits`, and what is exported, taken off, saved or given further heads is that student."""
-    part = students.Timm(model=name, weights="random", size=None if name == "levit_128s" else 64)
+    part = students.Timm(model=name, weights="random", size=None if name in OF_ONE_SIZE else 64)
     student = part.build(3).eval()
+    for norm in student.modules():
+        if isinstance(norm, nn.BatchNorm1d):
+            norm.running_mean.add_(1.0)  # as after some training: a norm before the head must not go unseen
     image_BCHW = torch.rand(2, 3, *student.size_px)
     with torch.no_grad():
         student.head.weight.normal_()  # as a probe's, which is fitted on what stands before it

@@ -52,6 +52,46 @@ def test_convolutional_taps_are_what_their_names_say(cnn: TappedModel) -> None:
 
 
 @torch.no_grad()
+def test_maps_with_channels_last_are_turned() -> None:
+    """Swin's features are B H W C; its taps are B C H W like everybody's, and what it pools itself is the same."""
+    swin = models.build("swin_tiny_patch4_window7_224", weights="random", size=None).eval()
+    image = torch.rand(1, 3, 224, 224)
+    found = swin.features(image, ("map", "pooled", "grid_7", "pre_logits", "exit_1"))
+    torch.testing.assert_close(found["map"], swin.model.forward_features((image - swin.mean) / swin.std).permute(0, 3, 1, 2))
+    assert found["map"].shape == (1, 768, 7, 7)
+    for tap in ("pooled", "pre_logits"):
+        torch.testing.assert_close(found[tap], found["map"].mean((2, 3)))
+    torch.testing.assert_close(found["grid_7"], found["map"])
+    assert found["exit_1"].shape == (1, 768)
+
+
+@torch.no_grad()
+def test_branches_are_pooled_as_the_model_does_it() -> None:
+    """CrossViT's features are two lists of tokens: there is a vector of both, and neither tokens nor a map."""
+    crossvit = models.build("crossvit_tiny_240", weights="random", size=None).eval()
+    image = torch.rand(1, 3, 240, 240)
+    branches = crossvit.model.forward_features((image - crossvit.mean) / crossvit.std)
+    found = crossvit.features(image, ("pooled", "pre_logits"))
+    torch.testing.assert_close(found["pooled"], torch.cat([tokens[:, 0] for tokens in branches], dim=1))
+    torch.testing.assert_close(found["pre_logits"], found["pooled"])
+    with pytest.raises(UsageError, match="no tap 'grid_2'; it has exit_<k>, last_<k>, logits, pooled, pre_logits"):
+        crossvit.features(image, ("grid_2",))
+
+
+@torch.no_grad()
+def test_a_class_token_is_known_by_its_name_too() -> None:
+    """VOLO does not count its prefix tokens, yet has a class token; the exits of CaiT's blocks are means of patches."""
+    volo = models.build("volo_d1_224", weights="random", size=None).eval()
+    found = volo.features(torch.rand(1, 3, 224, 224), ("tokens", "cls", "patch_mean"))
+    torch.testing.assert_close(found["cls"], found["tokens"][:, 0])
+    torch.testing.assert_close(found["patch_mean"], found["tokens"][:, 1:].mean(1))
+    cait = models.build("cait_xxs24_224", weights="random", size=None).eval()
+    image = torch.rand(1, 3, 224, 224)
+    maps = cait.model.forward_intermediates((image - cait.mean) / cait.std, indices=2, intermediates_only=True)
+    torch.testing.assert_close(cait.features(image, ("exit_2",))["exit_2"], maps[0].mean((2, 3)))
+
+
+@torch.no_grad()
 def test_a_model_resizes_and_normalises_for_itself(cnn: TappedModel) -> None:
     """A grey image of another size gives the answer of that grey at the model's own size."""
     small = cnn.features(torch.full((1, 3, 64, 64), 0.5), ("logits",))["logits"]
