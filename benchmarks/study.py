@@ -42,8 +42,9 @@ def main() -> None:
     if options.tune:
         _tune(study, [row for row in chosen if row not in FIRST], options)
         return
-    teachers = [("teacher", TEACHER_SEED, {})] if "teacher" in rows else []
-    starts = [("start", seed, {}) for seed in options.seeds] if "start" in rows else []
+    first = _first(study, chosen)
+    teachers = [("teacher", TEACHER_SEED, {})] if "teacher" in first else []
+    starts = [("start", seed, {}) for seed in options.seeds] if "start" in first else []
     budgets = [{"train.duration.images": images} for images in options.images] or [{}]
     runs = [(row, seed, budget) for budget in budgets for seed in options.seeds for row in chosen if row not in FIRST]
     done = _all(study, teachers, options) + _all(study, starts, options) + _all(study, runs, options)
@@ -93,15 +94,24 @@ def _which(found: dict[str, Any]) -> str:
 def _tune(study: Path, rows: list[str], options: argparse.Namespace) -> None:
     """Try each rate once, on a tenth of the training images held out with their labels; the test images are not touched."""
     held_out = {"data.val": "null", "data.val_fraction": "0.1"}
-    for first in FIRST:
-        if (study / f"{first}.yaml").is_file():
-            _all(study, [(first, TUNING_SEED, held_out)], options)
+    for first in _first(study, rows):
+        _all(study, [(first, TUNING_SEED, held_out)], options)
     tried = [(row, TUNING_SEED, {**held_out, "train.lr": rate}) for row in rows for rate in options.tune]
     done = _all(study, tried, options)
     for row in rows:
         print(row, {found["changes"]["train.lr"]: found[_judged_by(found)] for found in done if found["row"] == row})
     path = HERE / f"{study.name}_tuning_{_machine()}_{datetime.now(UTC):%Y-%m-%d}.json"
     path.write_text(json.dumps({"made_by": _made_by(), "held_out": held_out, "runs": done}, indent=1) + "\n")
+
+
+def _first(study: Path, rows: list[str]) -> list[str]:
+    """Return which of `teacher` and `start` these rows need; the teacher is asked for by its folder."""
+    needed = {"start": True, "teacher": "teacher" in rows or any("TEACHER/" in _text(study, row) for row in rows)}
+    return [first for first in FIRST if needed[first] and (study / f"{first}.yaml").is_file()]
+
+
+def _text(study: Path, row: str) -> str:
+    return (study / f"{row}.yaml").read_text()
 
 
 def _all(study: Path, runs: list[tuple[str, int, dict[str, str]]], options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -121,7 +131,7 @@ def _one(study: Path, row: str, seed: int, changes: dict[str, str], *, options: 
     folder.parent.mkdir(parents=True, exist_ok=True)
     recipe = folder.with_suffix(".yaml")
     teacher = options.out / study.name / (f"teacher_seed{TUNING_SEED}_tune_" if tuning else f"teacher_seed{TEACHER_SEED}")
-    text = (study / f"{row}.yaml").read_text().replace("TEACHER/", f"{teacher.resolve()}/checkpoint/")
+    text = _text(study, row).replace("TEACHER/", f"{teacher.resolve()}/checkpoint/")
     recipe.write_text(text.replace("DATA/", f"{options.data}/"))
     settings = {"seed": str(seed), **changes}
     if row not in FIRST and (study / "start.yaml").is_file():
