@@ -101,7 +101,8 @@ def _tune(study: Path, rows: list[str], options: argparse.Namespace) -> None:
     for row in rows:
         print(row, {found["changes"]["train.lr"]: found[_judged_by(found)] for found in done if found["row"] == row})
     path = HERE / f"{study.name}_tuning_{_machine()}_{datetime.now(UTC):%Y-%m-%d}.json"
-    path.write_text(json.dumps({"made_by": _made_by(), "held_out": held_out, "set": options.assignments, "runs": done}, indent=1) + "\n")
+    table = {"made_by": _made_by(), "held_out": held_out, "set": options.assignments, "runs": done}
+    path.write_text(json.dumps(table, indent=1) + "\n")
 
 
 def _first(study: Path, rows: list[str]) -> list[str]:

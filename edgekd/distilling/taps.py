@@ -218,10 +218,9 @@ class TappedModel(nn.Module):
     def _with_blocks(self, x_BCHW: Tensor, depth: int) -> tuple[Tensor, list[Tensor]]:
         model = cast(Any, self.model)
         if "return_prefix_tokens" in inspect.signature(model.forward_intermediates).parameters:
-            final, blocks = model.forward_intermediates(
-                x_BCHW, indices=depth, return_prefix_tokens=True, norm=True, output_fmt="NLC"
-            )
-            return final, [prefix[:, 0] if prefix.shape[1] else patches.mean(1) for patches, prefix in blocks]
+            options = {"return_prefix_tokens": True} if self._prefix else {}
+            final, blocks = model.forward_intermediates(x_BCHW, indices=depth, norm=True, output_fmt="NLC", **options)
+            return final, [block.mean(1) if isinstance(block, Tensor) else block[1][:, 0] for block in blocks]
         final, blocks = model.forward_intermediates(x_BCHW, indices=depth)
         return final, [block.mean(dim=(2, 3)) for block in blocks]
 

@@ -92,6 +92,16 @@ def test_a_class_token_is_known_by_its_name_too() -> None:
 
 
 @torch.no_grad()
+def test_exits_of_a_transformer_without_a_class_token_are_means() -> None:
+    """The last one is the mean of the final tokens, which are normed; the one before is not the same."""
+    vit = models.build("vit_srelpos_small_patch16_224", weights="random", size=None).eval()
+    found = vit.features(torch.rand(1, 3, 224, 224), ("tokens", "exit_1", "last_2"))
+    torch.testing.assert_close(found["exit_1"], found["tokens"].mean(1))
+    torch.testing.assert_close(found["last_2"][:, 384:], found["exit_1"])
+    assert not torch.equal(found["last_2"][:, :384], found["exit_1"])
+
+
+@torch.no_grad()
 def test_a_model_resizes_and_normalises_for_itself(cnn: TappedModel) -> None:
     """A grey image of another size gives the answer of that grey at the model's own size."""
     small = cnn.features(torch.full((1, 3, 64, 64), 0.5), ("logits",))["logits"]
