@@ -178,6 +178,11 @@ class Loaded:
                 f"{self.document.where(('method',))}: method {method} needs at least {needs.peers} peer, and there is none",
                 mend="name further students: `peers: {large: {use: timm, model: ...}}`",
             )
+        if (needs.peers or needs.branches) and self.recipe.teachers and not needs.teachers:
+            raise UsageError(
+                f"{self.document.where(('teachers',))}: method {method} with `teacher_weight: 0` listens to no teacher",
+                mend="set `teacher_weight: 1.0` under `method`, or leave `teachers` out",
+            )
         if (needs.peers or needs.branches) and self.recipe.finetune is not None:
             raise UsageError(
                 f"{self.document.where(('finetune',))}: students that learnt together are not trained on together",

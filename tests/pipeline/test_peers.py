@@ -16,7 +16,7 @@ from edgekd.recipe import load_recipe
 Call = Callable[..., tuple[int, str, str]]
 PEERS = "peers:\n  wide: {use: timm, model: test_resnet, weights: random, size: 32}\n"
 MUTUAL = ("method: {use: kd, temperature: 2.0}", "method: {use: mutual, teacher_weight: 0.5}\n" + PEERS.rstrip())
-ONE = ("method: {use: kd, temperature: 2.0}", "method: {use: one, branches: 2}")
+ONE = ("method: {use: kd, temperature: 2.0}", "method: {use: one, branches: 2, teacher_weight: 1.0}")
 
 
 def recipe_of(text: str, change: tuple[str, str]) -> str:
@@ -151,13 +151,14 @@ def test_every_branch_of_one_is_a_student(finished: Path, tmp_path: Path, edgekd
     ("change", "says"),
     [
         (("{use: mutual, teacher_weight: 0.5}", "supervised"), r"recipe.yaml:\d+:\d+: method supervised has one student"),
+        ((", teacher_weight: 0.5", ""), r"recipe.yaml:\d+:\d+: method mutual with `teacher_weight: 0` listens to no teacher"),
         (("method:", "finetune: int8\nmethod:"), r"recipe.yaml:\d+:\d+: students that learnt together"),
     ],
 )
 def test_recipes_that_do_not_fit_are_refused_with_their_line(
     trained_together: Path, tmp_path: Path, change: tuple[str, str], says: str
 ) -> None:
-    """Peers without a method for them, or with something that peers cannot have."""
+    """Peers without a method for them, teachers that nobody would hear, or something that peers cannot have."""
     (tmp_path / "recipe.yaml").write_text((trained_together / "recipe.yaml").read_text().replace(*change, 1))
     with pytest.raises(UsageError, match=says):
         load_recipe(tmp_path / "recipe.yaml").check()
