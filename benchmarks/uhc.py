@@ -133,7 +133,7 @@ def _student(row: str, seed: int, options: argparse.Namespace) -> dict[str, Any]
         ],
         "student": {"use": "timm", "model": "mobilenetv2_100", "weights": str(weights), "size": 32 if options.smoke else 64},
         "method": ROWS[row],
-        "cache": {"views": 1 if options.smoke else 2, "folder": str(options.out / "answers")},
+        "cache": {"views": 1, "folder": str(options.out / "answers")},
         "train": {
             "duration": {"images": options.images},
             "batch": 64,
