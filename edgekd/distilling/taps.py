@@ -207,7 +207,8 @@ class TappedModel(nn.Module):
         grid = getattr(getattr(self.model, "patch_embed", None), "grid_size", None)
         if grid is None or grid[0] * grid[1] != patches_BND.shape[1]:
             return None
-        return patches_BND.transpose(1, 2).reshape(len(patches_BND), -1, *grid)
+        map_BDHW: Tensor = patches_BND.transpose(1, 2).unflatten(2, tuple(grid))  # of an empty batch too
+        return map_BDHW
 
     def _last_activation(self) -> nn.Module:
         """Return the module that applies the last activation of the feature map, so that its input can be tapped."""
