@@ -1,6 +1,7 @@
 """Three teachers that know overlapping thirds of CIFAR-100's classes; one student of all of them, without a label.
 
     python benchmarks/uhc.py --data DIR [--images 32000] [--seeds 0,1,2] [--rows uhc,each] [--jobs 2] [--out DIR]
+    python benchmarks/uhc.py --data DIR --tune 3e-4,1e-3,3e-3       rates, on a tenth of the training images held out
 
 Every teacher is ViT-Tiny with a last layer fitted on the labelled images of its own 40 classes (0-39, 30-69, 60-99); it says
 nothing of the others. The students begin with the same ImageNet weights, see equally many images of all classes, in the same
@@ -12,6 +13,7 @@ teachers:
     each                each teacher separately: KL to the student's answers restricted to that teacher's classes
     oracle              one teacher like the three that was fitted on all classes
 
+Each row has the rate that was best for it on images held out, from the teachers as well; the test images had no part in that.
 What is done is kept, so the command can be stopped and given again. `--smoke` shrinks everything to see that it works.
 """
 
@@ -37,6 +39,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "each": {"use": "uhc", "estimator": "each"},
     "oracle": {"use": "kd", "head": "own", "temperature": 1.0, "label_weight": 0.0},
 }
+RATES = dict.fromkeys(ROWS, 1e-3)
+TUNING_SEED = 100
 
 
 def main() -> None:
@@ -48,8 +52,8 @@ def main() -> None:
         teachers = dict(zip(names, pool.map(lambda name: _teacher(name, options), names), strict=True))
         for name, record in teachers.items():
             print(f"teacher {name:8} {len(record['classes'])} classes, top-1 on them {_top1(record):.3f}", flush=True)
-        runs = [(row, seed) for seed in options.seeds for row in options.rows]
-        found = list(pool.map(lambda run: _student(*run, options), runs))
+        runs = [(row, seed, rate) for seed in options.seeds for row in options.rows for rate in options.tune or [RATES[row]]]
+        found = list(pool.map(lambda run: _student(*run, options=options), runs))
     _print(found)
     _write({"teachers": {name: _top1(record) for name, record in teachers.items()}, "students": found}, options)
 
@@ -59,6 +63,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=os.environ.get("EDGEKD_DATA"), help="folder of the data (EDGEKD_DATA)")
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2])
     parser.add_argument("--rows", type=lambda text: text.split(","), default=list(ROWS), help="only these rows")
+    parser.add_argument("--tune", type=lambda text: [float(rate) for rate in text.split(",")], default=[], help="rates to try")
     parser.add_argument("--images", type=int, default=32000, help="images that each student sees")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=Path("runs/uhc"), help="folder of the runs")
@@ -69,15 +74,22 @@ def _options() -> argparse.Namespace:
     options.data, options.out = Path(options.data).resolve(), options.out.resolve()
     if options.smoke:
         options.images, options.seeds = min(options.images, 640), options.seeds[:1]
+    if options.tune:
+        options.out, options.seeds = options.out / "tuning", [TUNING_SEED]
+        options.out.mkdir(parents=True, exist_ok=True)
     return options
 
 
 # ------------------------------------------------------------------------------------------------------------------- images
 def _write_parts(options: argparse.Namespace) -> None:
-    """Write the images of each third with its own classes, and those of all classes."""
+    """Write the images of each third with its own classes, and those of all classes; for rates, every tenth is the test."""
     for split in ("train", "test"):
-        with np.load(options.data / "cifar100" / f"{split}.npz", allow_pickle=False) as archive:
+        source = "train" if options.tune else split
+        with np.load(options.data / "cifar100" / f"{source}.npz", allow_pickle=False) as archive:
             images, label, names = archive["images"], archive["fine_label"], archive["fine_names"]
+        if options.tune:
+            taken = (np.arange(len(images)) % 10 == 0) == (split == "test")
+            images, label = images[taken], label[taken]
         if options.smoke:
             kept = np.concatenate([np.flatnonzero(label == k)[:4] for k in range(len(names))])
             images, label = images[kept], label[kept]
@@ -113,7 +125,7 @@ def _teacher(name: str, options: argparse.Namespace) -> dict[str, Any]:
     return _run(f"teacher-{name}", recipe, options)
 
 
-def _student(row: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+def _student(row: str, seed: int, rate: float, *, options: argparse.Namespace) -> dict[str, Any]:
     known = ["all"] if row == "oracle" else list(THIRDS)
     taught = [options.out / f"teacher-{name}" / "checkpoint" for name in known]
     weights = options.data / "weights" / "mobilenetv2_100.imagenet1k.safetensors"
@@ -137,7 +149,7 @@ def _student(row: str, seed: int, options: argparse.Namespace) -> dict[str, Any]
         "train": {
             "duration": {"images": options.images},
             "batch": 64,
-            "lr": 1e-3,
+            "lr": rate,
             "warmup": 0.1,
             "clip_norm": 2.0,
             "evaluate_every": 0.0,
@@ -145,9 +157,9 @@ def _student(row: str, seed: int, options: argparse.Namespace) -> dict[str, Any]
         "baseline": None,
         "bench": None,
     }
-    record = _run(f"{row}-seed{seed}-{options.images}", recipe, options)
-    print(f"{row:20} seed {seed}  top-1 {_top1(record):.3f}", flush=True)
-    return {"row": row, "seed": seed, "top1": _top1(record), "images_seen": record["training"]["images_seen"]}
+    record = _run(f"{row}-seed{seed}-{options.images}-{rate:g}", recipe, options)
+    print(f"{row:20} seed {seed}  rate {rate:g}  top-1 {_top1(record):.3f}", flush=True)
+    return {"row": row, "seed": seed, "rate": rate, "top1": _top1(record), "images_seen": record["training"]["images_seen"]}
 
 
 def _size(options: argparse.Namespace) -> int:
@@ -172,11 +184,11 @@ def _top1(record: dict[str, Any]) -> float:
 
 
 def _print(found: list[dict[str, Any]]) -> None:
-    print("\n| learns from | images seen | top-1 over all 100 classes |\n|---|---|---|")
-    for row in dict.fromkeys(one["row"] for one in found):
-        figures = [100 * one["top1"] for one in found if one["row"] == row]
+    print("\n| learns from | rate | images seen | top-1 over all 100 classes |\n|---|---|---|---|")
+    for row, rate in dict.fromkeys((one["row"], one["rate"]) for one in found):
+        figures = [100 * one["top1"] for one in found if (one["row"], one["rate"]) == (row, rate)]
         spread = f" ({statistics.stdev(figures):.1f})" if len(figures) > 1 else ""
-        print(f"| {row} | {found[0]['images_seen']} | {statistics.mean(figures):.1f}{spread} |")
+        print(f"| {row} | {rate:g} | {found[0]['images_seen']} | {statistics.mean(figures):.1f}{spread} |")
 
 
 def _write(table: dict[str, Any], options: argparse.Namespace) -> None:
@@ -185,7 +197,8 @@ def _write(table: dict[str, Any], options: argparse.Namespace) -> None:
         return
     from edgekd.core.host import made_by
 
-    path = HERE / f"uhc_{platform.machine()}-{os.cpu_count()}core_{datetime.now(UTC):%Y-%m-%d}.json"
+    what = "uhc_tuning" if options.tune else "uhc"
+    path = HERE / f"{what}_{platform.machine()}-{os.cpu_count()}core_{datetime.now(UTC):%Y-%m-%d}.json"
     path.write_text(json.dumps({"made_by": made_by(["benchmarks/uhc.py"]).model_dump(mode="json"), **table}, indent=1) + "\n")
     print(f"\nwrote {path.name}")
 
