@@ -1,4 +1,4 @@
-"""A small experiment on drawn pictures: three classes that even a tiny network can tell apart."""
+"""A small experiment on drawn pictures: three classes that even a tiny network, the smallest of timm's, can tell apart."""
 
 import shutil
 import signal
@@ -19,8 +19,8 @@ name: tiny
 seed: 3
 data: {use: folder, train: images/train, val: images/val, labels_per_class: 4}
 teachers:
-  - {use: timm, model: vit_tiny_patch16_224, weights: random, size: 32}
-student: {use: timm, model: mobilenetv3_small_050, weights: random, size: 32}
+  - {use: timm, model: test_vit, weights: random, size: 32}
+student: {use: timm, model: test_efficientnet, weights: random, size: 32}
 method: {use: kd, temperature: 2.0}
 train:
   duration: {images: 32}
@@ -93,20 +93,39 @@ def edgekd(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., tuple[i
 
 
 @pytest.fixture(scope="session")
-def _finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("finished")
-    write_images(home / "images")
-    (home / "recipe.yaml").write_text(RECIPE)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        patch.setenv("EDGEKD_CACHE", str(tmp_path_factory.mktemp("cache")))  # a fixture of the session: before any test's own
-        main(["run", str(home / "recipe.yaml"), "--out", str(home / "run"), "--quiet"])
-    assert stopped.value.code == 0
-    return home
+def _run_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    homes: dict[str, Path] = {}
+
+    def home_of(text: str) -> Path:
+        if text not in homes:
+            home = tmp_path_factory.mktemp("finished")
+            write_images(home / "images")
+            (home / "recipe.yaml").write_text(text)
+            with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
+                patch.setenv("EDGEKD_CACHE", str(tmp_path_factory.mktemp("cache")))  # of no test
+                main(["run", str(home / "recipe.yaml"), "--out", str(home / "run"), "--quiet"])
+            assert stopped.value.code == 0
+            homes[text] = home
+        return homes[text]
+
+    return home_of
 
 
 @pytest.fixture
-def finished(_finished: Path, tmp_path: Path) -> Path:
-    """Return a folder with `recipe.yaml`, `images/` and the finished `run/` of the small experiment, to be spoiled at will."""
-    for path in _finished.iterdir():
-        (shutil.copytree if path.is_dir() else shutil.copy2)(path, tmp_path / path.name)
-    return tmp_path
+def finished_by(_run_once: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
+    """Return what makes of a recipe a folder with `recipe.yaml`, `images/` and the finished `run/`, to be spoiled at will.
+
+    It is run once a session; every test gets its own copy.
+    """
+
+    def copied(text: str) -> Path:
+        shutil.copytree(_run_once(text), tmp_path, dirs_exist_ok=True)
+        return tmp_path
+
+    return copied
+
+
+@pytest.fixture
+def finished(finished_by: Callable[[str], Path]) -> Path:
+    """Return such a folder of the small experiment."""
+    return finished_by(RECIPE)

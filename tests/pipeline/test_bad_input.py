@@ -114,7 +114,7 @@ def test_weights_of_another_model(experiment: Path, fails: Callable[..., str]) -
     path = experiment.parent / "w.safetensors"
     save_file({"nonsense": np.zeros(3, dtype=np.float32)}, path)
     err = fails(f"student.weights={path}")
-    assert "not the weights of mobilenetv3_small_050" in err
+    assert "not the weights of test_efficientnet" in err
     assert "nonsense" in err
 
 

@@ -73,4 +73,4 @@ def test_a_teacher_that_runs_leaves_nothing_behind(experiment: Path, kept: Path,
     code, text, err = edgekd("distill", experiment, "--out", out, "--json", "--quiet", "--set", "cache.views=0")
     assert code == 0, err
     assert not kept.exists()
-    assert json.loads(text)["teachers"][0]["name"] == "vit_tiny_patch16_224"
+    assert json.loads(text)["teachers"][0]["name"] == "test_vit"

@@ -67,7 +67,7 @@ def test_the_head_alone_is_trained_and_the_new_run_can_be_exported(finished: Pat
     assert {"linear probe", "nearest neighbours"} <= {line[2:20].strip() for line in told.splitlines()}
     assert edgekd("export", out)[0] == 0
     licences = read_record(Artifact, RunFolder(out).artifact("onnxruntime-fp32")).licences
-    assert licences["teacher vit_tiny_patch16_224"] == before.teachers[0].licence  # its features are in these weights
+    assert licences["teacher test_vit"] == before.teachers[0].licence  # its features are in these weights
     assert edgekd("report", out)[0] == 0
     assert edgekd("verify", out)[0] == 0
 
@@ -111,7 +111,7 @@ def test_a_probe_is_fitted_and_no_step_is_taken(finished: Path, edgekd: Call) ->
     assert (record.training.steps, record.training.images_seen, record.head) == (0, 0, "probe")
     assert (record.data.labelled_images, record.data.train_images) == (12, 24)  # half of all eight, not of the first four
     source = load_recipe(out / "recipe.yaml").source
-    net = Timm(model="mobilenetv3_small_050", weights="random", size=32).restore(3, out / "checkpoint/student.safetensors")
+    net = Timm(model="test_efficientnet", weights="random", size=32).restore(3, out / "checkpoint/student.safetensors")
     seen_ND = collect(lambda x: net.features(x, ("pre_logits",)), source.train(), record.input, device=torch.device("cpu"))
     x_ND = seen_ND["pre_logits"].double().numpy()
     mean_D, std_D = x_ND.mean(axis=0), np.maximum(x_ND.std(axis=0), 1e-6)
@@ -139,7 +139,7 @@ def test_the_table_of_label_shares_is_right(finished: Path, edgekd: Call) -> Non
     assert (few.labels, few.draws, every.labels, every.draws) == (3, (0, 1, 2), 12, (0,))
     assert record.from_["checkpoint"] == student(finished / "run").digest()
     source = load_recipe(finished / "recipe.yaml").source
-    part = Timm(model="mobilenetv3_small_050", weights="random", size=32)
+    part = Timm(model="test_efficientnet", weights="random", size=32)
     net = part.restore(3, finished / "run/checkpoint/student.safetensors")
     contract = student(finished / "run").input
 
@@ -150,7 +150,7 @@ def test_the_table_of_label_shares_is_right(finished: Path, edgekd: Call) -> Non
 
     votes_MK = np.exp(unit(source.val()) @ unit(source.train()).T / 0.07) @ np.eye(3)[labels_of(source.train()).numpy()]
     assert every.knn_correct == (int((votes_MK.argmax(axis=1) == labels_of(source.val()).numpy()).sum()),)
-    assert record.width == 288
+    assert record.width == 256
     last = told.splitlines()[-1].split()
     assert last[:4] == ["12", "100.0%", "1", f"{every.probe_correct[0] / 12:.1%}"]
     assert f"{every.knn_correct[0] / 12:.1%}" in last[5:]
@@ -329,7 +329,7 @@ def test_a_run_is_left_without_its_head(finished: Path, edgekd: Call) -> None:
     out = finished / "backbone"
     code, told, err = edgekd("backbone", finished / "run", "--out", out, "--format", "timm", "--format", "torch")
     assert code == 0, err
-    assert "mobilenetv3_small_050 without its head, tap pooled, 288 wide" in told
+    assert "test_efficientnet without its head, tap pooled, 256 wide" in told
     assert edgekd("show", out / "backbone.json")[1] == told
     own = {key: value for key, value in weights(finished / "run").items() if key not in HEAD}
     assert changed(own, load_file(out / "backbone.safetensors")) == set()

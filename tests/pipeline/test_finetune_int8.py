@@ -22,11 +22,13 @@ def recipe(experiment: Path) -> Path:
     return experiment
 
 
-def test_int8_artifacts_come_from_the_student_that_was_trained_on(recipe: Path, edgekd: Call, tmp_path: Path) -> None:
+@pytest.fixture
+def run(recipe: Path, finished_by: Callable[[str], Path]) -> RunFolder:
+    return RunFolder(finished_by(recipe.read_text()) / "run")
+
+
+def test_int8_artifacts_come_from_the_student_that_was_trained_on(recipe: Path, run: RunFolder, edgekd: Call) -> None:
     """Its checkpoint began as the student, float artifacts are the student's, the chain holds, and nothing is done twice."""
-    run = RunFolder(tmp_path / "run")
-    code, _, err = edgekd("run", recipe, "--out", run.root)
-    assert code == 0, err
     student, tuned = (read_record(Checkpoint, run.checkpoint(name)) for name in ("checkpoint", INT8))
     assert tuned.from_["start"] == student.digest()
     assert tuned.training.images_seen == 16
@@ -56,10 +58,8 @@ def test_without_it_the_folder_goes(recipe: Path, edgekd: Call, tmp_path: Path) 
     assert read_record(Checkpoint, run.checkpoint(INT8)).training.images_seen == 48  # two epochs of 24 images
 
 
-def test_one_that_began_elsewhere_is_no_evidence(recipe: Path, edgekd: Call, tmp_path: Path) -> None:
+def test_one_that_began_elsewhere_is_no_evidence(run: RunFolder, edgekd: Call) -> None:
     """Judged again after the student was exchanged, the run says which checkpoint is another's."""
-    run = RunFolder(tmp_path / "run")
-    assert edgekd("run", recipe, "--out", run.root)[0] == 0
     record = json.loads(run.checkpoint(INT8).read_text())
     tuned = Checkpoint.from_json(run.checkpoint(INT8).read_bytes())
     other = tuned.model_copy(update={"from_": {**tuned.from_, "start": "0" * 64}})

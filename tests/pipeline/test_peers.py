@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from edgekd.cli import main
 from edgekd.core.errors import UsageError
 from edgekd.core.records import Artifact, Checkpoint, Report, Verdict
 from edgekd.core.store import RunFolder, read_record
@@ -21,7 +20,6 @@ ONE = ("method: {use: kd, temperature: 2.0}", "method: {use: one, branches: 2, t
 
 def recipe_of(text: str, change: tuple[str, str]) -> str:
     for old, new in (
-        ("model: mobilenetv3_small_050", "model: test_efficientnet"),  # the smallest that timm has
         ("duration: {images: 32}", "duration: {images: 16}"),
         ("onnxruntime, precision: fp32", "onnxruntime, precision: fp32, opset: 17"),  # traced in half the time
         ("bench: {profile: quick, rounds: 1, warmup: 2, iterations: 12, images: 4}", "bench: null"),
@@ -32,36 +30,22 @@ def recipe_of(text: str, change: tuple[str, str]) -> str:
     return text
 
 
-@pytest.fixture(scope="session")
-def trained_together(_finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("together")
-    shutil.copytree(_finished / "images", home / "images")
-    (home / "recipe.yaml").write_text(recipe_of((_finished / "recipe.yaml").read_text(), MUTUAL))
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        patch.setenv("EDGEKD_CACHE", str(tmp_path_factory.mktemp("cache")))
-        main(["run", str(home / "recipe.yaml"), "--out", str(home / "run"), "--quiet"])
-    assert stopped.value.code == 0
-    return home
-
-
 @pytest.fixture
-def together(trained_together: Path, tmp_path: Path) -> Path:
+def together(experiment: Path, finished_by: Callable[[str], Path]) -> Path:
     """Return a folder with the recipe and the finished run of two students, to be spoiled at will."""
-    for path in trained_together.iterdir():
-        (shutil.copytree if path.is_dir() else shutil.copy2)(path, tmp_path / path.name)
-    return tmp_path
+    return finished_by(recipe_of(experiment.read_text(), MUTUAL))
 
 
-def test_every_peer_is_a_run_that_was_exported_and_judged(trained_together: Path) -> None:
+def test_every_peer_is_a_run_that_was_exported_and_judged(together: Path) -> None:
     """Its folder holds what any run holds, about its own student, and the verdict of the run counts it."""
-    run = RunFolder(trained_together / "run")
+    run = RunFolder(together / "run")
     peer = run.peer("wide")
     first, other = (read_record(Checkpoint, folder.checkpoint()) for folder in (run, peer))
     assert (first.student_name, other.student_name) == ("test_efficientnet", "test_resnet")
     assert first.method == other.method
     assert first.method.use == "mutual"
     assert first.training.images_seen == other.training.images_seen == 16
-    assert [teacher.name for teacher in other.teachers] == ["vit_tiny_patch16_224"]
+    assert [teacher.name for teacher in other.teachers] == ["test_vit"]
     assert read_record(Checkpoint, peer.checkpoint("baseline")).student_name == "test_resnet"
     artifact = read_record(Artifact, peer.artifact("onnxruntime-fp32"))
     assert artifact.from_["checkpoint"] == other.digest()
@@ -73,9 +57,9 @@ def test_every_peer_is_a_run_that_was_exported_and_judged(trained_together: Path
     assert [(f.subject, f.outcome) for f in own.findings if f.budget == "peer"] == [("peer wide", of_peer.outcome)]
 
 
-def test_each_history_shows_its_own_students_accuracy(trained_together: Path) -> None:
+def test_each_history_shows_its_own_students_accuracy(together: Path) -> None:
     """The last point of a curve is what the checkpoint says of the same student, and parts of the loss have names."""
-    run = RunFolder(trained_together / "run")
+    run = RunFolder(together / "run")
     lines = {}
     for folder in (run, run.peer("wide")):
         last = json.loads((folder.checkpoint().parent / "history.jsonl").read_text().splitlines()[-1])
@@ -155,10 +139,8 @@ def test_every_branch_of_one_is_a_student(finished: Path, tmp_path: Path, edgekd
         (("method:", "finetune: int8\nmethod:"), r"recipe.yaml:\d+:\d+: students that learnt together"),
     ],
 )
-def test_recipes_that_do_not_fit_are_refused_with_their_line(
-    trained_together: Path, tmp_path: Path, change: tuple[str, str], says: str
-) -> None:
+def test_recipes_that_do_not_fit_are_refused_with_their_line(experiment: Path, change: tuple[str, str], says: str) -> None:
     """Peers without a method for them, teachers that nobody would hear, or something that peers cannot have."""
-    (tmp_path / "recipe.yaml").write_text((trained_together / "recipe.yaml").read_text().replace(*change, 1))
+    experiment.write_text(recipe_of(experiment.read_text(), MUTUAL).replace(*change, 1))
     with pytest.raises(UsageError, match=says):
-        load_recipe(tmp_path / "recipe.yaml").check()
+        load_recipe(experiment).check()

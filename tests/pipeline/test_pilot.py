@@ -380,7 +380,7 @@ def test_a_small_pilot_from_the_command_line(experiment: Path, edgekd: Call) -> 
     code, out, err = edgekd("pilot", experiment, "--out", run, *settings, "--json", "--quiet")
     assert (code, err) == (0, "")
     assert json.loads(out)["digest"] == found.digest()
-    assert edgekd("teachers", "rank", experiment)[1].count("vit_tiny_patch16_224") == 2
+    assert edgekd("teachers", "rank", experiment)[1].count("test_vit") == 2
     assert edgekd("teachers", "rank", experiment, "--set", "teachers=[]", "--set", "method=supervised")[0] == 2
 
 

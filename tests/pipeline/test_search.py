@@ -76,7 +76,7 @@ def test_a_search_leaves_a_recipe_that_trains_what_it_found(experiment: Path, ed
         ("sample: 2", "sample: 5", 2, "`sample` (5) is drawn from the `population` (4)"),
         ("latency: {", "latency: {backend: {use: onnxruntime, precision: int8}, ", 2, "untrained students have no int8 form"),
         (
-            "teachers:\n  - {use: timm, model: vit_tiny_patch16_224, weights: random, size: 32}\n",
+            "teachers:\n  - {use: timm, model: test_vit, weights: random, size: 32}\n",
             "",
             2,
             "compares with a teacher",
