@@ -1,7 +1,7 @@
 """Three teachers that know overlapping thirds of CIFAR-100's classes; one student of all of them, without a label.
 
     python benchmarks/uhc.py --data DIR [--images 32000] [--seeds 0,1,2] [--rows uhc,each] [--jobs 2] [--out DIR]
-    python benchmarks/uhc.py --data DIR --tune 3e-4,1e-3,3e-3       rates, on a tenth of the training images held out
+    python benchmarks/uhc.py --data DIR --tune 1e-4,3e-4,1e-3,3e-3     rates, on a tenth of the training images held out
 
 Every teacher is ViT-Tiny with a last layer fitted on the labelled images of its own 40 classes (0-39, 30-69, 60-99); it says
 nothing of the others. The students begin with the same ImageNet weights, see equally many images of all classes, in the same

@@ -27,6 +27,14 @@ Call = Callable[..., tuple[int, str, str]]
 HEAD = {"classifier.weight", "classifier.bias"}
 
 
+@pytest.fixture
+def mobilenet(experiment: Path, finished_by: Callable[[str], Path]) -> Path:
+    """Return a finished run whose student has a layer between pooling and its last one: the taps differ in width."""
+    text = experiment.read_text()
+    assert "test_efficientnet" in text
+    return finished_by(text.replace("test_efficientnet", "mobilenetv3_small_050"))
+
+
 def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "checkpoint" / "student.safetensors")
 
@@ -99,19 +107,19 @@ def test_other_classes_begin_with_a_fresh_head(finished: Path, edgekd: Call) -> 
     assert (record.data.labelled_images, record.data.train_images, record.data.validation_images) == (6, 12, 4)
 
 
-def test_a_probe_is_fitted_and_no_step_is_taken(finished: Path, edgekd: Call) -> None:
+def test_a_probe_is_fitted_and_no_step_is_taken(mobilenet: Path, edgekd: Call) -> None:
     """Mode `probe` is a run as well: same body, a head that no gradient of its own convex problem would move."""
-    out = finished / "probed"
+    out = mobilenet / "probed"
     code, _, err = edgekd(
-        "finetune", finished / "run", "--mode", "probe", "--fraction", 0.5, "--set", "export=[]", "--out", out
+        "finetune", mobilenet / "run", "--mode", "probe", "--fraction", 0.5, "--set", "export=[]", "--out", out
     )
     assert code == 0, err
     record = student(out)
-    assert changed(weights(finished / "run"), weights(out)) == HEAD
+    assert changed(weights(mobilenet / "run"), weights(out)) == HEAD
     assert (record.training.steps, record.training.images_seen, record.head) == (0, 0, "probe")
     assert (record.data.labelled_images, record.data.train_images) == (12, 24)  # half of all eight, not of the first four
     source = load_recipe(out / "recipe.yaml").source
-    net = Timm(model="test_efficientnet", weights="random", size=32).restore(3, out / "checkpoint/student.safetensors")
+    net = Timm(model="mobilenetv3_small_050", weights="random", size=32).restore(3, out / "checkpoint/student.safetensors")
     seen_ND = collect(lambda x: net.features(x, ("pre_logits",)), source.train(), record.input, device=torch.device("cpu"))
     x_ND = seen_ND["pre_logits"].double().numpy()
     mean_D, std_D = x_ND.mean(axis=0), np.maximum(x_ND.std(axis=0), 1e-6)
@@ -128,20 +136,20 @@ def test_a_probe_is_fitted_and_no_step_is_taken(finished: Path, edgekd: Call) ->
 
 
 # ------------------------------------------------------------------------------------------------- shares of the labels
-def test_the_table_of_label_shares_is_right(finished: Path, edgekd: Call) -> None:
+def test_the_table_of_label_shares_is_right(mobilenet: Path, edgekd: Call) -> None:
     """Three draws of few labels, one of all; the nearest neighbours of the full set agree with a float64 derivation."""
-    out = finished / "probes"
-    call = ("finetune", finished / "run", "--mode", "probe", "--fractions", "0.25,1", "--out", out)
+    out = mobilenet / "probes"
+    call = ("finetune", mobilenet / "run", "--mode", "probe", "--fractions", "0.25,1", "--out", out)
     code, told, err = edgekd(*call)
     assert code == 0, err
     record = read_record(Probes, out / "probes.json")
     few, every = record.shares
     assert (few.labels, few.draws, every.labels, every.draws) == (3, (0, 1, 2), 12, (0,))
-    assert record.from_["checkpoint"] == student(finished / "run").digest()
-    source = load_recipe(finished / "recipe.yaml").source
-    part = Timm(model="test_efficientnet", weights="random", size=32)
-    net = part.restore(3, finished / "run/checkpoint/student.safetensors")
-    contract = student(finished / "run").input
+    assert record.from_["checkpoint"] == student(mobilenet / "run").digest()
+    source = load_recipe(mobilenet / "recipe.yaml").source
+    part = Timm(model="mobilenetv3_small_050", weights="random", size=32)
+    net = part.restore(3, mobilenet / "run/checkpoint/student.safetensors")
+    contract = student(mobilenet / "run").input
 
     def unit(images: object) -> np.ndarray:
         x_ND = collect(lambda x: net.features(x, ("pooled",)), images, contract, device=torch.device("cpu"))["pooled"]
@@ -150,7 +158,7 @@ def test_the_table_of_label_shares_is_right(finished: Path, edgekd: Call) -> Non
 
     votes_MK = np.exp(unit(source.val()) @ unit(source.train()).T / 0.07) @ np.eye(3)[labels_of(source.train()).numpy()]
     assert every.knn_correct == (int((votes_MK.argmax(axis=1) == labels_of(source.val()).numpy()).sum()),)
-    assert record.width == 256
+    assert record.width == 288
     last = told.splitlines()[-1].split()
     assert last[:4] == ["12", "100.0%", "1", f"{every.probe_correct[0] / 12:.1%}"]
     assert f"{every.knn_correct[0] / 12:.1%}" in last[5:]
@@ -324,14 +332,14 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path, edgekd: Call) 
 
 
 # ---------------------------------------------------------------------------------------------------- without its head
-def test_a_run_is_left_without_its_head(finished: Path, edgekd: Call) -> None:
+def test_a_run_is_left_without_its_head(mobilenet: Path, edgekd: Call) -> None:
     """Plain weights and their record; what is there is shown by `edgekd show`."""
-    out = finished / "backbone"
-    code, told, err = edgekd("backbone", finished / "run", "--out", out, "--format", "timm", "--format", "torch")
+    out = mobilenet / "backbone"
+    code, told, err = edgekd("backbone", mobilenet / "run", "--out", out, "--format", "timm", "--format", "torch")
     assert code == 0, err
-    assert "test_efficientnet without its head, tap pooled, 256 wide" in told
+    assert "mobilenetv3_small_050 without its head, tap pooled, 288 wide" in told
     assert edgekd("show", out / "backbone.json")[1] == told
-    own = {key: value for key, value in weights(finished / "run").items() if key not in HEAD}
+    own = {key: value for key, value in weights(mobilenet / "run").items() if key not in HEAD}
     assert changed(own, load_file(out / "backbone.safetensors")) == set()
 
 
