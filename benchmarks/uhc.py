@@ -76,7 +76,6 @@ def _options() -> argparse.Namespace:
         options.images, options.seeds = min(options.images, 640), options.seeds[:1]
     if options.tune:
         options.out, options.seeds = options.out / "tuning", [TUNING_SEED]
-        options.out.mkdir(parents=True, exist_ok=True)
     return options
 
 
